@@ -1,0 +1,54 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := .venv/bin/pip -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types bench fmt lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
+
+demo: setup ## show the main job: provision, connect, update, refuse, roll back
+	$(BIN)/python tools/demo.py
+
+test: setup ## run all tests, under CPython and under MicroPython
+	$(BIN)/pytest
+
+check: lint types test ## what CI runs: lint, types and tests
+
+lint: setup ## style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup ## types of the tools, then of the device code against MicroPython's stubs
+	$(BIN)/mypy
+	$(BIN)/mypy --config-file typings/mypy.ini
+
+bench: setup ## measure; prints a table and writes build/bench.json
+	$(BIN)/python tools/bench.py
+
+fmt: setup ## format and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: ## pin every Python package in requirements.txt, from pyproject.toml
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/pip install --quiet '.[dev]'
+	build/lock/bin/pip freeze --exclude signet > requirements.txt
+
+clean: ## remove all that was generated, .venv and .toolchain too
+	rm -rf .venv .toolchain* build *.egg-info tools/*.egg-info .*_cache .hypothesis
+
+.venv/stamp: pyproject.toml requirements.txt typings/requirements.txt
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "signet: error: Python 3.11 or later with venv is needed; on Debian: sudo apt install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install --use-pep517 -r requirements.txt
+	$(PIP) install --no-deps --editable .
+	$(PIP) install --no-deps --upgrade --target .venv/typings -r typings/requirements.txt
+	@touch $@
+
+.toolchain/stamp: tools/toolchain.py
+	$(PYTHON) tools/toolchain.py

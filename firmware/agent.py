@@ -1,0 +1,143 @@
+"""The agent: what every slot runs.  Connects, reports, confirms, updates, runs the app.
+
+Two tasks under a supervisor that feeds the watchdog while both are healthy: the
+application, and `_online`, which first finishes an update that was ordered and then keeps
+the session with the broker.  A new version confirms itself once the broker has
+acknowledged its state report and the application is fit (`app.self_test`); one that does
+not within five minutes restarts, which costs it a try.
+"""
+
+import asyncio
+
+import machine
+from micropython import const
+
+import mtls
+from firmware import app, clock, store
+from firmware.device import APP_LIMIT_S, Device
+from firmware.ondemand import unload
+from firmware.supervisor import Supervisor, TaskError
+
+_TRIAL_S = const(300)
+_SETTLED_S = const(60)  # uptime after which a restart is no crash loop any more
+_OUTBOX = const(24)  # messages that wait while there is no session
+_ONLINE_LIMIT_S = const(180)  # how long the task may be silent: several timeouts in a row
+
+
+def run(boot, watchdog):
+    """Run a verified slot; comes back only by an exception."""
+    asyncio.run(Agent(boot, watchdog).run())
+
+
+class Agent:
+    """boot: what stage 1 handed over.  context: for TLS, with the device's certificate.
+
+    client_id: of the MQTT session; stable, and nobody else's.
+
+    outbox: [(kind, message, QoS)] for up/<kind>; wake: set when there is something to do.
+    restart_reason: set when the board is to restart as soon as all is reported.
+    """
+
+    def __init__(self, boot, watchdog):
+        self.boot = boot
+        self.outbox = []
+        self.wake = asyncio.Event()
+        self.restart_reason = None
+        self.clock = clock.Clock(boot.clock_floor)
+        self.context, self.client_id = _read_identity(boot.identity)
+        unload()
+        self.supervisor = Supervisor(watchdog)
+        self.device = Device(boot.record, boot.version, self.post, self.supervisor)
+
+    async def run(self):
+        restarts = self._look_back()
+        unload()
+        self.supervisor.start("app", app.run(self.device), APP_LIMIT_S)
+        self.supervisor.start("online", self._online(restarts), _ONLINE_LIMIT_S)
+        self.supervisor.start("watch", self._watch(), 2 * _TRIAL_S)
+        await self.supervisor.run()
+
+    def _look_back(self):
+        from firmware import control, report
+
+        control.load_config(self.device)
+        return report.report_boot(self)
+
+    async def _online(self, restarts):
+        if store.exists(store.ORDER_PATH):
+            # Before there is a session: an ESP32 has room for one TLS connection, and what
+            # the update needs is here, in a fresh heap, however long the board has been up.
+            from firmware import updater
+
+            await updater.run(self, restarts)
+            del updater
+            unload()
+        from firmware.session import Session
+
+        await Session(self, restarts).run()
+
+    async def _watch(self):
+        """Forget crash loops once settled; give up a trial that never confirms."""
+        await asyncio.sleep(_SETTLED_S)
+        machine.RTC().memory(b"0 ")
+        await asyncio.sleep(_TRIAL_S - _SETTLED_S)
+        if self.boot.state.on_trial(self.boot.running):
+            raise TaskError("not confirmed within %d s" % _TRIAL_S)
+        while True:
+            self.supervisor.beat("watch")
+            await asyncio.sleep(_TRIAL_S)
+
+    async def confirm(self):
+        """To be called when the broker has acknowledged our state; True if that confirmed us."""
+        boot = self.boot
+        state = boot.state
+        if not state.on_trial(boot.running):
+            return False
+        await self.supervisor.check()  # the application, too, must be up
+        self_test = getattr(app, "self_test", None)
+        if self_test:
+            await self_test(self.device)
+        state.confirm(boot.running, boot.counter)
+        print("signet: %s confirmed" % boot.version)
+        self.report("confirmed", version=boot.version)
+        return True
+
+    def post(self, kind, message, qos):
+        """Queue a message for up/<kind>; if the queue is full, its oldest entry goes."""
+        if len(self.outbox) >= _OUTBOX:
+            self.outbox.pop(0)
+        self.outbox.append((kind, message, qos))
+        self.wake.set()
+
+    def report(self, result, **details):
+        """Queue an event about the update that was ordered last."""
+        details["result"] = result
+        details["order"] = self.boot.state.order
+        self.device.event("update", **details)
+
+    def beat(self, ahead_s=0):
+        self.supervisor.beat("online", ahead_s)
+
+    def restart(self):
+        print("signet:", self.restart_reason)
+        machine.RTC().memory(b"0 " + self.restart_reason.encode())
+        machine.reset()
+
+
+def _read_identity(device):
+    """(TLS context, MQTT client id).
+
+    A broker's access list goes by the certificate, but not who may use which client id: with
+    one that it can guess, another device could take this one's session over, and its orders
+    with it.  A function of its own: what it imports is gone when it has returned.
+    """
+    import binascii
+    from hashlib import sha256
+
+    from trust.identity import Identity
+
+    identity = Identity(device)
+    key = identity.key
+    secret = binascii.hexlify(sha256(b"signet client id" + key).digest()[:8]).decode()
+    client_id = "%s-%s" % (identity.record()["id"], secret)
+    return mtls.client_context(identity.certificate, key, identity.ca), client_id

@@ -1,0 +1,64 @@
+"""What the board says of itself: its state, and after a start why it restarted."""
+
+import machine
+
+from firmware.clock import now
+from trust import TrustError
+
+
+def state(boot):
+    """The retained message on up/state."""
+    state = boot.state
+    return {
+        "online": True,
+        "id": boot.record["id"],
+        "model": boot.record["model"],
+        "version": boot.version,
+        "slot": "ab"[boot.running],
+        "status": "trying" if state.on_trial(boot.running) else "confirmed",
+        "counter": boot.counter,
+        "floor": state.floor,
+        "order": state.order,
+        "cause": machine.reset_cause(),
+        "time": now(),
+    }
+
+
+def report_boot(agent):
+    """Queue the events of this start; returns how many restarts in a row did not last."""
+    restarts, reason = _last_words()
+    cause = machine.reset_cause()
+    if cause == machine.WDT_RESET:
+        reason = "watchdog"
+    agent.device.event("boot", cause=cause, reason=reason)
+    boot = agent.boot
+    if boot.state.on_trial(boot.running):
+        agent.report("trying", version=boot.version)
+    for slot, on_trial, why in boot.refused:
+        if on_trial:
+            why = "%s; last: %s" % (why, reason)
+            agent.report("rolled-back", version=_version(boot.slots[slot]), reason=why)
+        else:
+            agent.device.event("security", reason="slot %s: %s" % ("ab"[slot], why))
+    return restarts
+
+
+def _version(slot):
+    """What the descriptor of a slot that was refused says; not to be believed."""
+    from trust.image import DESCRIPTOR_LEN, Descriptor
+
+    start = bytearray(DESCRIPTOR_LEN)
+    try:
+        slot.readblocks(0, start, 0)
+        return Descriptor(start).version
+    except (TrustError, OSError):
+        return None
+
+
+def _last_words():
+    """(restarts that did not last, why the last run ended); counts this start as one."""
+    memory = machine.RTC().memory()
+    count, _, reason = memory.partition(b" ")
+    restarts = int(count) if count.isdigit() else 0
+    machine.RTC().memory(b"%d " % min(restarts + 1, 99))
+    return restarts, reason.decode()

@@ -1,0 +1,90 @@
+"""The updater under MicroPython, over plain TCP: update_client.py REPO FOLDER PORT ORDER RESTARTS
+
+Accepts an order, carries it out against a server on 127.0.0.1, boots again, and prints one line of
+JSON: what was reported, and what has changed on the board.  FOLDER: where `firmware` is.  ORDER: a
+name of vectors.py.  RESTARTS: how often the board has restarted in a row.
+"""
+
+import json
+import sys
+
+
+class Nothing:
+    """Stands for a module or an object whose functions have nothing to do here."""
+
+    def __init__(self, **attributes):
+        for name in attributes:
+            setattr(self, name, attributes[name])
+
+
+class Agent:
+    """What the updater asks of the agent."""
+
+    context = None
+
+    def __init__(self, boot):
+        self.boot = boot
+        self.clock = Nothing(sync=done, keep=lambda: self.kept.append(1))
+        self.kept = []
+        self.reports = []
+        self.beats = []
+        self.restart_reason = None
+        self.restarted = False
+
+    def report(self, result, **details):
+        self.reports.append([result, details.get("reason")])
+
+    def beat(self, ahead_s=0):
+        self.beats.append(ahead_s)
+
+    def restart(self):
+        self.restarted = True
+
+
+async def done(*args):
+    pass
+
+
+def main(repo, folder, port, order_name, restarts):
+    sys.path[:] = (".frozen", folder, repo + "/lib", repo + "/host_tests/pure")
+    sys.modules["network"] = Nothing()  # the unix port has none
+    import asyncio
+
+    import slots
+    from board_sim import BoardSim
+
+    from firmware import link, orders, updater
+
+    async def open_stream(host, port, context, timeout_s):
+        return await asyncio.open_connection(host, port)
+
+    board = BoardSim("1.0.0", "1.0.0", b=(3, 0))
+    updater.store = board.files
+    updater.now = lambda: slots.NOW
+    updater.mtls = Nothing(open_stream=open_stream)
+    link.join = done
+    agent = Agent(board.boot()[0])
+    agent.boot.record["images"] = "127.0.0.1:" + port
+    orders.accept(slots.order(order_name), agent.boot, board.files, slots.NOW)
+    before = board.snapshot()
+    asyncio.run(updater.run(agent, int(restarts)))
+    after = board.snapshot()
+    slot = board.slots[1]
+    holds = [slot.sector(number) == slots.whole(data)
+             for number, data in enumerate(slots.image_blocks("1.1.0"))]  # fmt: skip
+    boot, _ = board.boot()
+    print(json.dumps({
+        "reports": agent.reports,
+        "restart": agent.restart_reason if agent.restarted else None,
+        "unchanged": before[:4] == after[:4],
+        "record": slots.read_state(board.state)[1:],
+        "files": sorted(board.files.content),
+        "holds_image": all(holds),
+        "boots": boot.version,
+        "beats": agent.beats,
+        "kept": len(agent.kept),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,109 @@
+"""`make demo` itself: it holds, its transcript fits a terminal, and it notices what does not."""
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+DEMO_S = 240  # several times what it takes on an idle machine
+TRANSCRIPT = (REPO / "README.md").read_text().split("```console\n")[1].split("```")[0].splitlines()
+README_COMMANDS = [line for line in TRANSCRIPT if line.startswith("$ signet ")]
+README_CONSOLE = [
+    re.sub(r"\d+ of \d+", "N of N", line) for line in TRANSCRIPT if line.startswith("signet: ")
+]
+
+
+def start_demo(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(REPO / "tools/demo.py"), "--folder", str(folder)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """The demo's main module."""
+    monkeypatch.syspath_prepend(REPO / "tools")
+    import demo
+
+    monkeypatch.setattr("os.chdir", lambda _: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    return demo
+
+
+def test_the_demo_holds(tmp_path):
+    """All of it, as a person without a terminal gets it."""
+    folder = tmp_path / "demo"
+    stdout, stderr = start_demo(folder).communicate(timeout=DEMO_S)
+    assert stderr == ""
+    assert "✗" not in stdout, stdout
+    assert "✓ Every step held, in " in stdout, stdout
+    rows = [line for line in stdout.splitlines() if line.startswith("  ✓   ")]
+    assert len(rows) == 7 + 8, stdout
+    assert "\x1b" not in stdout  # no colours in a file
+    too_long = [line for line in stdout.splitlines() if len(line) > 80]
+    assert [line for line in too_long if str(tmp_path) not in line] == []
+    for key in (folder / "pki").glob("*.key"):
+        assert key.read_text().splitlines()[1] not in stdout
+
+    said = iter(re.sub(r"\d+ of \d+", "N of N", line) for line in stdout.splitlines())
+    for expected in README_CONSOLE:
+        assert any(line.endswith(expected) for line in said), f"README: {expected!r}"
+
+
+@pytest.mark.parametrize("command", README_COMMANDS)
+def test_the_commands_in_the_readme_exist(command):
+    words = shlex.split(command.removeprefix("$ signet "))
+    done = subprocess.run(
+        [sys.executable, "-m", "signet", *words[:2], "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [word for word in words if word.startswith("-") and word not in done.stdout] == []
+
+
+def test_a_folder_that_no_demo_made_is_not_wiped(tmp_path):
+    (tmp_path / "work").write_text("precious")
+    process = start_demo(tmp_path)
+    assert process.communicate(timeout=DEMO_S)[1].startswith("demo: error: ")
+    assert process.returncode == 2
+    assert (tmp_path / "work").read_text() == "precious"
+
+
+def test_a_second_demo_in_the_folder_waits_its_turn(tmp_path):
+    first = start_demo(tmp_path / "demo")
+    assert first.stdout
+    while "1  Make a fleet" not in first.stdout.readline():
+        assert first.poll() is None
+    second = start_demo(tmp_path / "demo")
+    _, stderr = second.communicate(timeout=DEMO_S)
+    first.send_signal(signal.SIGINT)
+    assert first.communicate(timeout=DEMO_S)[1] == "demo: interrupted\n"
+    assert (first.returncode, second.returncode) == (1, 2)
+    assert f"a demo runs there already, process {first.pid}" in stderr
+
+
+@pytest.mark.parametrize("fails", [0, 3, 6])
+def test_a_step_that_does_not_hold_ends_it(demo, monkeypatch, tmp_path, capsys, fails):
+    from demo_transcript import NotHeldError
+
+    def step(_stage: object, number: int) -> str:
+        if number == fails:
+            raise NotHeldError("not so: the earth is flat")
+        return "well"
+
+    steps = [
+        (title, name, lambda stage, number=number: step(stage, number))
+        for number, (title, name, _) in enumerate(demo.STEPS)
+    ]
+    monkeypatch.setattr(demo, "STEPS", steps)
+    monkeypatch.setattr(demo, "CASES", [])
+    with pytest.raises(SystemExit) as exit_:
+        demo.main(["--folder", str(tmp_path / "demo")], standalone_mode=False)
+    assert exit_.value.code == 1
+    printed = capsys.readouterr().out
+    assert "  ✗ not so: the earth is flat\n" in printed
+    assert printed.count("✓   ") == fails
+    assert "✗ Not every step held" in printed

@@ -1,0 +1,412 @@
+"""The broker as clients meet it, real mosquitto and real TLS; who may connect to either server."""
+
+import fcntl
+import ipaddress
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from paho.mqtt.enums import CallbackAPIVersion
+
+from host_tests.fleet_helpers import (
+    WAIT_S,
+    client_context,
+    exchange,
+    open_session,
+    put_credentials,
+    wait_until,
+)
+from signet import pki
+from signet.errors import RefusedError, SignetError
+from signet.fleet import LOOPBACK, Fleet
+from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+
+pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
+
+CONNECT = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test"
+CONNACK = b"\x20\x02\0\0"
+GET = b"GET /images/m/1.img HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+# Who may say and hear what
+
+
+def test_a_device_speaks_on_its_own_topics(keys, devices, fleet):
+    with (
+        open_session(keys, fleet, EVERYTHING_DEVICES_SAY) as operator,
+        open_session(devices / "dev-0001", fleet) as device,
+    ):
+        device.publish("signet/dev-0001/up/event", b"{}")
+        operator.wait_for(lambda message: message.topic == "signet/dev-0001/up/event", WAIT_S)
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "signet/dev-0002/up/event",
+        "signet/dev-0002/down/order",
+        "signet/dev-0001/down/order",
+        "signet/operator:demo/up/event",
+        "signet/up",
+        "elsewhere",
+        "$SYS/broker/uptime",
+    ],
+)
+def test_a_device_may_not_publish_elsewhere(keys, devices, fleet, topic):
+    with (
+        open_session(keys, fleet, EVERYTHING_DEVICES_SAY) as operator,
+        open_session(devices / "dev-0001", fleet) as device,
+    ):
+        with pytest.raises(RefusedError, match="not authorized"):
+            device.publish(topic, b"forged")
+        device.publish("signet/dev-0001/up/event", b"mark")
+        operator.wait_for(lambda message: message.payload == b"mark", WAIT_S)
+        assert b"forged" not in [message.payload for message in operator.messages]
+
+
+@pytest.mark.parametrize(
+    "topics", ["signet/dev-0002/down/#", "signet/+/down/#", "#", "signet/dev-0002/up/state"]
+)
+def test_a_device_hears_nothing_of_another(keys, devices, fleet, topics):
+    """mosquitto accepts the subscription, and then delivers nothing."""
+    with (
+        open_session(keys, fleet, EVERYTHING_DEVICES_SAY) as operator,
+        open_session(devices / "dev-0002", fleet, "signet/dev-0002/down/#") as other,
+        open_session(devices / "dev-0001", fleet, topics) as spy,
+        open_session(devices / "dev-0001", fleet, "signet/dev-0001/down/#") as device,
+    ):
+        operator.publish("signet/dev-0002/down/order", b"private")
+        other.publish("signet/dev-0002/up/state", b"private")
+        other.wait_for(lambda message: message.payload == b"private", WAIT_S)
+        operator.publish("signet/dev-0001/down/order", b"mark")
+        device.wait_for(lambda message: message.payload == b"mark", WAIT_S)
+        assert b"private" not in [message.payload for message in spy.messages]
+
+
+def test_the_operator_may_not_speak_for_a_device(keys, fleet):
+    with open_session(keys, fleet) as operator, pytest.raises(RefusedError, match="not authorized"):
+        operator.publish("signet/dev-0001/up/state", b"{}")
+
+
+def test_a_message_for_nobody_is_an_error(keys, fleet):
+    with open_session(keys, fleet) as operator, pytest.raises(RefusedError, match="nobody"):
+        operator.publish("signet/dev-0009/down/order", b"{}")
+
+
+def test_a_packet_over_the_limit_ends_the_session(devices, fleet):
+    device = OperatorSession(devices / "dev-0001", fleet.addresses["broker"], timeout_s=1)
+    with device, pytest.raises(SignetError, match="did not acknowledge"):
+        device.publish("signet/dev-0001/up/event", b"x" * 9000)
+
+
+# Who may connect at all
+
+
+@pytest.fixture(scope="module")
+def contexts(keys, devices, tmp_path_factory):
+    """Contexts of clients, by what is wrong with them; the first three are fine."""
+    folder = tmp_path_factory.mktemp("foreign")
+    pki.init_pki(folder / "pki", ["localhost"])
+    put_credentials(folder / "device", keys, *pki.issue_device(folder / "pki", "dev-0001"))
+    device = devices / "dev-0001/operator.pem"
+    lone_leaf = folder / "leaf.pem"
+    leaf = x509.load_pem_x509_certificate(device.read_bytes())  # the first one
+    lone_leaf.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    esp32 = client_context(keys, device)  # stock builds have no TLS 1.3
+    esp32.maximum_version = ssl.TLSVersion.TLSv1_2
+    old = client_context(keys, keys / "operator.pem")
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    return {
+        "operator": client_context(keys, keys / "operator.pem"),
+        "device": client_context(keys, device),
+        "device, TLS 1.2": esp32,
+        "no certificate": client_context(keys, None),
+        "foreign CA": client_context(keys, folder / "device/operator.pem"),
+        "server's certificate": client_context(keys, keys / "server.pem"),
+        "chain without its middle": client_context(keys, lone_leaf, device.with_suffix(".key")),
+        "TLS 1.1": old,
+        "plain TCP": None,
+    }
+
+
+@pytest.mark.parametrize("server", ["broker", "images"])
+@pytest.mark.parametrize(
+    ("client", "accepted"),
+    [
+        ("operator", True),
+        ("device", True),
+        ("device, TLS 1.2", True),
+        ("no certificate", False),
+        ("foreign CA", False),
+        ("server's certificate", False),
+        ("chain without its middle", False),
+        ("TLS 1.1", False),
+        ("plain TCP", False),
+    ],
+)
+def test_who_may_connect(fleet, contexts, server, client, accepted):
+    port, request, answer = {
+        "broker": (fleet.broker.port, CONNECT, CONNACK),
+        "images": (fleet.images_port, GET, b"HTTP/1.1"),
+    }[server]
+    assert exchange(port, contexts[client], request) == (answer if accepted else b"")
+
+
+def test_old_tls_is_refused_for_its_version(fleet, contexts):
+    """Not for its weak ciphers. (asyncio's TLS drops the alert: the image server just closes.)"""
+    with (
+        socket.create_connection((LOOPBACK, fleet.broker.port), WAIT_S) as raw,
+        pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
+    ):
+        contexts["TLS 1.1"].wrap_socket(raw, server_hostname=LOOPBACK)
+
+
+def make_server_credentials(keys: Path, folder: Path, usage: x509.ObjectIdentifier) -> Path:
+    """A certificate for this machine from the device CA: a device's own, but for its `usage`."""
+    ca = x509.load_pem_x509_certificate((keys / "device-ca.pem").read_bytes())
+    ca_key = serialization.load_pem_private_key((keys / "device-ca.key").read_bytes(), None)
+    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
+    chain, key_pem = pki.issue_device(keys, "dev-0001")
+    leaf = x509.load_pem_x509_certificate(chain)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, LOOPBACK)]))
+        .issuer_name(ca.subject)
+        .public_key(leaf.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(LOOPBACK))]), False
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    path = folder / "fake.pem"
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    path.write_bytes(pem + (keys / "device-ca.pem").read_bytes() + key_pem)
+    return path
+
+
+@pytest.fixture(params=["clientAuth", "serverAuth"])
+def fake_server(request, keys, tmp_path):
+    """(port, usage) of a TLS server whose certificate differs from a good one by its usage only."""
+    usage = request.param
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    oid = getattr(ExtendedKeyUsageOID, {"clientAuth": "CLIENT_AUTH"}.get(usage, "SERVER_AUTH"))
+    context.load_cert_chain(make_server_credentials(keys, tmp_path, oid))
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def serve() -> None:
+            try:
+                with context.wrap_socket(listener.accept()[0], server_side=True) as sock:
+                    sock.sendall(b"welcome")
+            except OSError:
+                pass  # the client refused, as it should
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1], usage
+        thread.join()
+
+
+def test_a_devices_certificate_is_no_servers(keys, fake_server):
+    """Or any device could play broker to the others: for the tools, …"""
+    port, usage = fake_server
+    operator = OperatorSession(keys, f"{LOOPBACK}:{port}", timeout_s=2)
+    # The good certificate only gets the fake server as far as being no broker.
+    why = "unsuitable certificate purpose" if usage == "clientAuth" else "did not|closed"
+    with pytest.raises(SignetError, match=why), operator:
+        pass
+
+
+def test_a_devices_certificate_is_no_servers_for_boards(keys, fake_server, micropython, tmp_path):
+    """… and for boards: mbedTLS looks at the usage, too."""
+    port, usage = fake_server
+    script = tmp_path / "client.py"
+    script.write_text(
+        "import socket, sys, tls\n"
+        "context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)\n"
+        "context.verify_mode = tls.CERT_REQUIRED\n"
+        "context.load_verify_locations(open(sys.argv[1], 'rb').read())\n"
+        "sock = socket.socket()\n"
+        f"sock.connect(socket.getaddrinfo('{LOOPBACK}', {port})[0][-1])\n"
+        "try:\n"
+        f"    print(context.wrap_socket(sock, server_hostname='{LOOPBACK}').read(7))\n"
+        "except (OSError, ValueError) as error:\n"
+        "    print('refused:', error)\n"
+    )
+    done = subprocess.run(
+        [micropython, script, keys / "root-ca.pem"], capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert ("welcome" in done.stdout) == (usage == "serverAuth"), done
+    assert ("refused:" in done.stdout) == (usage == "clientAuth"), done
+
+
+@pytest.mark.parametrize(
+    ("hosts", "foreign", "why"),
+    [(["elsewhere.example"], False, "mismatch"), ([LOOPBACK], True, "verify failed")],
+)
+def test_the_operator_checks_the_broker(tmp_path, hosts, foreign, why):
+    """Host name and CA; what it says with the right ones is in every other test."""
+    pki.init_pki(tmp_path / "pki", hosts)
+    trusted = tmp_path / "pki"
+    if foreign:
+        trusted = tmp_path / "other"
+        pki.init_pki(trusted, hosts)
+    with Fleet(tmp_path / "fleet", tmp_path / "pki") as fleet:
+        operator = OperatorSession(trusted, fleet.addresses["broker"])
+        with pytest.raises(SignetError, match=why), operator:
+            pass
+
+
+# Running and stopping
+
+
+def test_queued_messages_and_ports_survive_a_restart(keys, devices, tmp_path):
+    fleet = Fleet(tmp_path / "fleet", keys)
+    with fleet:
+        addresses = fleet.addresses
+        device = connect_device(devices, fleet)
+        device.disconnect()
+        with open_session(keys, fleet) as operator:
+            operator.publish("signet/dev-0001/down/order", b"while away")
+    assert not (tmp_path / "fleet/fleet.json").exists()
+    with fleet:
+        assert fleet.addresses == addresses
+        got = threading.Event()
+        device = connect_device(devices, fleet, lambda *_: got.set())
+        assert got.wait(WAIT_S)
+        device.disconnect()
+
+
+def connect_device(devices, fleet, on_message=None) -> mqtt.Client:
+    """dev-0001, with a session that the broker keeps."""
+    device = mqtt.Client(CallbackAPIVersion.VERSION2, "persistent", clean_session=False)
+    folder = devices / "dev-0001"
+    device.tls_set_context(client_context(folder, folder / "operator.pem"))
+    subscribed = threading.Event()
+    device.on_subscribe = lambda *_: subscribed.set()
+    device.on_message = on_message
+    device.connect(LOOPBACK, fleet.broker.port)
+    device.subscribe("signet/dev-0001/down/#", 1)
+    device.loop_start()
+    assert subscribed.wait(WAIT_S)
+    return device
+
+
+def test_a_second_broker_on_the_folder_is_refused(keys, fleet):
+    with pytest.raises(SignetError, match=r"a broker runs on it already, process \d+"):
+        Fleet(fleet.folder, keys).start()
+    with open_session(keys, fleet):
+        pass  # the first one is still there
+
+
+def test_a_port_in_use_is_an_error_and_leaves_nothing(keys, fleet, tmp_path):
+    for ports in ({"broker_port": fleet.broker.port}, {"images_port": fleet.images_port}):
+        other = Fleet(tmp_path / "fleet", keys, **ports)
+        with pytest.raises(SignetError, match=r"[Aa]ddress already in use"):
+            other.start()
+        assert not other.broker.running
+        assert not (tmp_path / "fleet/fleet.json").exists()
+
+
+@pytest.fixture
+def serve(keys, tmp_path):
+    """Start `signet fleet serve`; everything is gone after the test."""
+    started = []
+
+    def start(*options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "signet", "fleet", "serve", str(tmp_path / "fleet")]
+        process = subprocess.Popen(
+            [*command, *options], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+    lock = tmp_path / "fleet/lock"
+    if lock.exists() and is_alive(int(lock.read_text())):
+        os.kill(int(lock.read_text()), signal.SIGKILL)
+
+
+ANY_PORTS = ("--broker-port", "0", "--images-port", "0", "--ntp-port", "0")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_until_interrupted(keys, serve, tmp_path, number):
+    process = serve("--pki", str(keys), *ANY_PORTS)
+    lines = [process.stdout.readline().split() for _ in range(3)]
+    assert [name for name, _ in lines] == ["broker", "images", "ntp"]
+    state = json.loads((tmp_path / "fleet/fleet.json").read_text())
+    assert dict(lines) == {name: state[name] for name in ("broker", "images", "ntp")}
+    with OperatorSession(keys, state["broker"]):
+        pass
+    broker = int((tmp_path / "fleet/lock").read_text())
+    process.send_signal(number)
+    assert process.wait(WAIT_S) == 0
+    assert not is_alive(broker)
+    assert not (tmp_path / "fleet/fleet.json").exists()
+
+
+def test_serve_ends_when_its_broker_does(keys, serve, tmp_path):
+    process = serve("--pki", str(keys), *ANY_PORTS)
+    for _ in range(3):
+        process.stdout.readline()
+    os.kill(int((tmp_path / "fleet/lock").read_text()), signal.SIGKILL)
+    assert process.wait(WAIT_S) == 2
+    assert "signet: error: mosquitto ended by itself" in process.stderr.read()
+
+
+def test_a_killed_fleet_leaves_no_broker(keys, serve, tmp_path):
+    process = serve("--pki", str(keys), *ANY_PORTS)
+    for _ in range(3):
+        process.stdout.readline()
+    process.kill()
+    with (tmp_path / "fleet/lock").open() as lock:
+        wait_until(lambda: is_free(lock))
+
+
+def is_free(lock) -> bool:
+    """Whether no broker holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_serve_without_keys(serve, tmp_path):
+    (tmp_path / "empty").mkdir()
+    process = serve("--pki", str(tmp_path / "empty"), *ANY_PORTS)
+    stdout, stderr = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 2
+    assert stdout == ""
+    assert "signet: error: cannot serve" in stderr
+    assert "signet: hint: signet pki init" in stderr

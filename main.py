@@ -1,0 +1,55 @@
+"""Stage 1, wired to the board: verify a slot, mount it read-only, run its agent."""
+
+import sys
+import time
+
+import machine
+import vfs
+from esp32 import Partition
+
+from trust import TrustError
+
+_TYPE_IDENTITY = 0x3F  # esp_secure_cert's own partition type
+
+
+def run():
+    """Boot the best slot; comes back only by an exception."""
+    boot, watchdog = _mount_slot()
+    # No "" and no "/lib": what a slot imports comes out of the slot, or of stage 1's own package.
+    sys.path[:] = ("/slot", "/slot/lib", ".frozen")
+    from firmware.ondemand import unload
+
+    unload()  # the verifier, before the agent needs its memory
+    from firmware import agent
+
+    agent.run(boot, watchdog)
+
+
+def _mount_slot():
+    """Verify a slot and mount it; a function, so that the verifier can be dropped after it."""
+    from trust.boot import select
+    from trust.state import BootState
+
+    identity = Partition.find(_TYPE_IDENTITY, label="esp_secure_cert")
+    if not identity:
+        raise TrustError("no esp_secure_cert partition in the partition table")
+    boot, files = select(
+        identity[0],
+        BootState(Partition("bootstate")),
+        (Partition("slot_a"), Partition("slot_b")),
+        sys.implementation.version,
+    )
+    print("signet: slot %s verified: %s" % ("ab"[boot.running], boot.version))
+    watchdog = machine.WDT(timeout=boot.record["watchdog_s"] * 1000)
+    # The default read size of 32 makes imports twice as slow.
+    vfs.mount(vfs.VfsLfs2(files, readsize=256, progsize=256), "/slot", readonly=True)
+    return boot, watchdog
+
+
+def note_failure(error):
+    """Keep the reason over the restart, for the agent to report; then slow a crash loop."""
+    restarts = machine.RTC().memory().split(b" ", 1)[0]
+    reason = "%s: %s" % (type(error).__name__, error)
+    machine.RTC().memory(restarts + b" " + reason[:200].encode())
+    # Without a slot to run there is nobody to be quick for.
+    time.sleep(5 if isinstance(error, TrustError) else 1)

@@ -1,0 +1,93 @@
+"""The program `signet`: its command groups, exit codes and error messages.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 refused, 2 usage or
+environment. A traceback is shown with -v only.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from signet import __version__, board, commands, fleet, release
+from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
+
+
+@click.group()
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
+@click.version_option(__version__)
+def program(verbose: bool) -> None:
+    """Keys, images, provisioning, releases and virtual boards for Signet devices."""
+
+
+for _group in (
+    commands.pki_group,
+    commands.image_group,
+    commands.device_group,
+    release.group,
+    fleet.group,
+    board.group,
+):
+    program.add_command(_group)
+
+
+def _state_exit_codes(command: click.Command) -> None:
+    """End the help of a command, and of all below it, with the exit codes."""
+    command.epilog = commands.EXIT_CODES
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            _state_exit_codes(subcommand)
+
+
+_state_exit_codes(program)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    verbose = False
+    try:
+        with program.make_context("signet", arguments) as context:
+            verbose = context.params["verbose"]
+            program.invoke(context)
+        return EXIT_DONE
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_ENVIRONMENT
+    except click.UsageError as error:
+        hint = f"see {error.ctx.command_path} --help" if error.ctx else None
+        return _fail(error.format_message(), hint, EXIT_ENVIRONMENT)
+    except SignetError as error:
+        if verbose:
+            traceback.print_exc()
+        return _fail(str(error), error.hint, error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", None, EXIT_REFUSED)
+    except BrokenPipeError:  # the reader of stdout, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ENVIRONMENT
+    except Exception as error:  # a bug, or an environment that nothing above foresaw
+        if verbose:
+            traceback.print_exc()
+        return _fail(f"{type(error).__name__}: {error}", "signet -v shows where", EXIT_ENVIRONMENT)
+
+
+def _fail(message: str, hint: str | None, code: int) -> int:
+    click.echo(click.style("signet: error: ", fg="red") + message, err=True)
+    if hint:
+        click.echo(click.style("signet: hint: ", fg="yellow") + hint, err=True)
+    return code
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt  # so that temporary files go, as they do after Ctrl-C
+
+
+def main() -> None:
+    """Entry point of the program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))

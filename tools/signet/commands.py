@@ -1,0 +1,252 @@
+"""The commands `signet pki`, `signet image` and `signet device`: they parse, call and print."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from signet import device, files, image, pki, signing
+from signet.errors import refusals_about
+from trust.image import Descriptor
+
+EXIT_CODES = "Exit codes: 0 done, 1 refused (verification or policy), 2 usage or environment."
+_PROJECT = Path(__file__).resolve().parents[2]
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_U32 = click.IntRange(0, 0xFFFF_FFFF)
+
+_source = click.option(
+    "--source",
+    type=_FOLDER,
+    default=_PROJECT,
+    help="Project folder: boot.py, main.py, firmware/, lib/. Default: this checkout.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("pki")
+def pki_group() -> None:
+    """A fleet's keys and certificates."""
+
+
+@pki_group.command("init")
+@click.argument("folder", type=_FOLDER)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    required=True,
+    help="DNS name or IP address of broker and image server; may be repeated.",
+)
+def pki_init(folder: Path, hosts: tuple[str, ...]) -> None:
+    """Make FOLDER with the keys and certificates of a new fleet.
+
+    Private keys have mode 0600. Nothing is ever overwritten: FOLDER must not exist or be empty.
+    """
+    pki.init_pki(folder, list(hosts))
+    for path in sorted(folder.iterdir()):
+        click.echo(path)
+
+
+@click.group("image")
+def image_group() -> None:
+    """Slot images: the firmware that devices run and update."""
+
+
+def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[int, int, int]:
+    parts = text.split(".")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r}, expected major.minor.patch")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+@image_group.command("build")
+@click.option("--version", required=True, help="Version, up to 31 characters: 1.0.0")
+@click.option("--model", required=True, help="Device model: a-z, 0-9 and '-'.")
+@click.option(
+    "--counter",
+    type=_U32,
+    required=True,
+    help="Security counter: devices never go back below the one they confirmed.",
+)
+@click.option(
+    "--min-platform",
+    default=".".join(map(str, image.DEFAULT_PLATFORM)),
+    show_default=True,
+    callback=_parse_platform,
+    help="Oldest MicroPython that can run it.",
+)
+@click.option(
+    "--build-time",
+    type=_U32,
+    envvar="SOURCE_DATE_EPOCH",
+    show_envvar=True,
+    help="Unix seconds. Default: now.",
+)
+@_source
+@click.option("--app", type=_FILE, help="A file that takes the place of firmware/app.py.")
+@click.option("-o", "--output", type=_FILE, required=True, help="The unsigned image.")
+def image_build(
+    version: str,
+    model: str,
+    counter: int,
+    min_platform: tuple[int, int, int],
+    build_time: int | None,
+    source: Path,
+    app: Path | None,
+    output: Path,
+) -> None:
+    """Build an unsigned slot image from firmware/ and lib/.
+
+    Only .py files are packed; firmware/board and lib/trust stay out. The same source, options and
+    build time give the same bytes.
+    """
+    now = int(time.time())
+    release = image.Release(
+        version, model, counter, min_platform, now if build_time is None else build_time
+    )
+    content = image.build_image(release, source, app)
+    files.replace_file(output, content)
+    click.echo(
+        f"{output}: {version} for {model}, counter {counter}, {len(content)} bytes, unsigned"
+    )
+
+
+@image_group.command("sign")
+@click.argument("unsigned", type=_FILE)
+@click.option("--key", type=_FILE, required=True, help="Release key, PEM (RSA-3072).")
+@click.option("-o", "--output", type=_FILE, required=True, help="The signed image.")
+def image_sign(unsigned: Path, key: Path, output: Path) -> None:
+    """Sign an image with espsecure, and verify the result with espsecure and as a device does."""
+    with refusals_about(unsigned):
+        content = image.sign_image(files.read_file(unsigned, "image"), key)
+    files.replace_file(output, content)
+    click.echo(f"{output}: signed by key {signing.key_digest(key).hex()}, {len(content)} bytes")
+
+
+@image_group.command("verify")
+@click.argument("signed", type=_FILE)
+@click.option("--key", type=_FILE, required=True, help="Release key, public or private, PEM.")
+@click.option("--model", help="Refuse images for another model.")
+@_json
+def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> None:
+    """Verify an image as a device does before every boot."""
+    with refusals_about(signed):
+        descriptor = image.verify_image(
+            files.read_file(signed, "image"), [signing.key_digest(key)], model
+        )
+    if as_json:
+        click.echo(json.dumps(_describe(descriptor)))
+    else:
+        click.echo(
+            f"{signed}: verified: {descriptor.version} for {descriptor.model}, "
+            f"counter {descriptor.counter}"
+        )
+
+
+@image_group.command("inspect")
+@click.argument("path", metavar="IMAGE", type=_FILE)
+@_json
+def image_inspect(path: Path, as_json: bool) -> None:
+    """Show what an image says and holds, signed or not, and what is wrong with it.
+
+    It trusts no key: "verify" tells who signed it. What is wrong is printed and exits with 0; only
+    a file that is no image at all is refused.
+    """
+    with refusals_about(path):
+        report = image.inspect_image(files.read_file(path, "image"))
+    signer = report.key_digest.hex() if report.key_digest else None
+    if as_json:
+        facts = {"bytes": report.length, "files": report.files, "key_digest": signer}
+        click.echo(json.dumps(_describe(report.descriptor) | facts | {"problems": report.problems}))
+        return
+    built = datetime.fromtimestamp(report.descriptor.build_time, UTC)
+    rows = [*_describe(report.descriptor).items(), ("built", f"{built:%Y-%m-%d %H:%M:%S} UTC")]
+    rows += [("bytes", report.length), ("key_digest", signer or "none: not signed")]
+    rows += [("file", f"{size:>7}  {name}") for name, size in report.files.items()]
+    rows += [("problem", problem) for problem in report.problems]
+    for name, value in rows:
+        click.echo(f"{name:<14} {value}")
+
+
+def _describe(descriptor: Descriptor) -> dict[str, Any]:
+    platform = descriptor.platform
+    return {
+        "version": descriptor.version,
+        "model": descriptor.model,
+        "counter": descriptor.counter,
+        "platform": f"{platform >> 16}.{platform >> 8 & 0xFF}.{platform & 0xFF}",
+        "build_time": descriptor.build_time,
+        "payload_bytes": descriptor.payload_len,
+    }
+
+
+@click.group("device")
+def device_group() -> None:
+    """Devices: give a board its identity and its first firmware."""
+
+
+@device_group.command("provision")
+@click.option("--pki", "pki_folder", type=_FOLDER, required=True, help="Folder of `pki init`.")
+@click.option("--id", "device_id", required=True, help="Device id: a-z, 0-9 and '-'.")
+@click.option("--model", required=True, help="Device model; the image must be for it.")
+@click.option("--hw", required=True, help="Hardware revision.")
+@click.option("--broker", required=True, metavar="HOST:PORT", help="MQTT broker.")
+@click.option("--images", required=True, metavar="HOST:PORT", help="Image server.")
+@click.option("--ntp", required=True, metavar="HOST:PORT", help="Time server.")
+@click.option(
+    "--watchdog-s",
+    type=click.IntRange(device.MIN_WATCHDOG_S, device.MAX_WATCHDOG_S),
+    default=30,
+    show_default=True,
+    help="Seconds after which a hanging device restarts.",
+)
+@click.option("--image", "image_path", type=_FILE, required=True, help="Signed slot image.")
+@click.option(
+    "--cert", type=_FILE, help="The device's own certificate chain, instead of a new one."
+)
+@click.option("--key", type=_FILE, help="The private key of --cert.")
+@click.option("--wifi-ssid", help="Wi-Fi network to join.")
+@click.option("--wifi-key", type=_FILE, help="File with its passphrase; without, an open network.")
+@_source
+@click.option("-o", "--output", type=_FILE, required=True, help="The flash file.")
+def device_provision(
+    pki_folder: Path,
+    device_id: str,
+    model: str,
+    hw: str,
+    broker: str,
+    images: str,
+    ntp: str,
+    watchdog_s: int,
+    image_path: Path,
+    cert: Path | None,
+    key: Path | None,
+    wifi_ssid: str | None,
+    wifi_key: Path | None,
+    source: Path,
+    output: Path,
+) -> None:
+    """Write the flash file of a new device: identity, stage 1 and a signed image in slot A.
+
+    An existing file is never overwritten.
+    """
+    if (cert is None) != (key is None):
+        raise click.UsageError("--cert and --key go together")
+    credentials = None
+    if cert and key:
+        credentials = device.Credentials(
+            files.read_file(cert, "device certificate"), files.read_file(key, "device key")
+        )
+    wifi = None
+    if wifi_ssid is not None:
+        passphrase = files.read_file(wifi_key, "Wi-Fi passphrase") if wifi_key else b""
+        wifi = device.Wifi(wifi_ssid, passphrase.decode("utf-8", "replace").rstrip("\r\n"))
+    elif wifi_key is not None:
+        raise click.UsageError("--wifi-key needs --wifi-ssid")
+    settings = device.Settings(device_id, model, hw, broker, images, ntp, watchdog_s)
+    device.provision(settings, pki_folder, image_path, source, output, credentials, wifi)
+    click.echo(f"{output}: {device_id} ({model}, {hw}), {image_path.name} in slot A")

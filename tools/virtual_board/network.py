@@ -1,0 +1,91 @@
+"""`network` of the ESP32 port: a station whose radio works at once, while the host leaves it on.
+
+Sockets are the host's own and do not follow the link: only what the driver says of it changes.
+"""
+
+import chip as _chip
+
+STA_IF = 0
+STAT_IDLE = 1000
+STAT_GOT_IP = 1010
+STAT_NO_AP_FOUND = 201
+
+_HOSTNAME_MAX_LEN = 32
+_hostname = "mpy-esp32"
+
+
+def hostname(name=None):
+    global _hostname
+    if name is None:
+        return _hostname
+    if len(name) > _HOSTNAME_MAX_LEN:
+        raise ValueError
+    _hostname = name
+
+
+class WLAN:
+    """network_wlan.c. Every object is the one station."""
+
+    IF_STA = 0
+
+    _active = False
+    _wanted = False  # `connect` was called: the driver then reconnects by itself
+    _ssid = ""
+    _addresses = ("127.0.0.1", "255.0.0.0", "127.0.0.1", "127.0.0.1")
+
+    def __init__(self, interface_id=0):
+        if interface_id != STA_IF:
+            raise ValueError("invalid WLAN interface identifier")
+
+    def active(self, is_active=None):
+        if is_active is not None:
+            WLAN._active = bool(is_active)
+            if not is_active:
+                WLAN._wanted = False
+        return WLAN._active
+
+    def connect(self, ssid=None, key=None, *, bssid=None):
+        if not WLAN._active:
+            raise OSError("Wifi Not Started")
+        if ssid is not None:
+            WLAN._ssid = ssid
+        WLAN._wanted = True
+
+    def disconnect(self):
+        if not WLAN._active:
+            raise OSError("Wifi Not Started")
+        WLAN._wanted = False
+
+    def isconnected(self):
+        return WLAN._wanted and _chip.link_up()
+
+    def status(self, param=None):
+        if param is None:
+            if not WLAN._wanted:
+                return STAT_IDLE
+            return STAT_GOT_IP if _chip.link_up() else STAT_NO_AP_FOUND
+        if param != "rssi":
+            raise ValueError("unknown status param")
+        if not self.isconnected():
+            raise OSError("Wifi Not Connected")
+        return -50
+
+    def config(self, param=None, **kwargs):
+        for name in kwargs:
+            if name not in ("pm", "txpower", "reconnects"):
+                raise ValueError("unknown config param")
+        if param is None:
+            return None
+        if param == "mac":
+            return _chip.mac
+        if param == "ssid":
+            return WLAN._ssid
+        raise ValueError("unknown config param")
+
+    def ifconfig(self, ip_mask_gateway_dns=None):
+        if ip_mask_gateway_dns is not None:
+            WLAN._addresses = tuple(ip_mask_gateway_dns)
+        elif self.isconnected():
+            return WLAN._addresses
+        else:
+            return ("0.0.0.0",) * 4

@@ -1,0 +1,84 @@
+"""From power-on to the first script: main.c, _boot.py and flashbdev.py of the ESP32 port.
+
+Settings (JSON in $VBOARD):
+  flash, rtc     paths; chip.py says what is in them
+  cause          reset cause, 1 to 5
+  app            address of the partition that the boot loader started
+  mac            unique id, 12 hex digits
+  control        optional path; two bytes, "1" or "0": the radio link; the heap is asked for,
+                 which the board answers in the log and takes back
+  cut_at, torn   optional: cut the power at this flash operation of this boot, counted from 1,
+                 after this many of its bytes
+  ops            optional path: log of the flash operations
+  heap           optional path: log of the heap in use
+This module is done, and gone from the heap, when the first script starts.
+"""
+
+import json
+import os
+import struct
+import sys
+import time
+
+import chip
+import esp  # noqa: F401 - the shims must be in sys.modules before the host's files go
+import esp32
+import ffi
+import machine  # noqa: F401
+import network  # noqa: F401
+import vfs
+
+_CAUSE_SOFT = 5
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
+
+
+def run():
+    """Start the chip and mount its file system as "/"."""
+    settings = json.loads(os.getenv("VBOARD"))
+    _die_with_the_host()
+    chip.app = settings["app"]
+    chip.cause = settings["cause"]
+    chip.mac = bytes.fromhex(settings["mac"])
+    chip.flash = open(settings["flash"], "r+b")  # noqa: SIM115
+    chip.rtc = open(settings["rtc"], "r+b")  # noqa: SIM115
+    if settings.get("control"):
+        chip.control = open(settings["control"], "r+b")  # noqa: SIM115
+    if settings.get("cut_at") or settings.get("ops") or settings.get("heap"):
+        _watch(settings)
+    chip.origin_ns, _, left_ms = struct.unpack("<qII", chip.rtc.read(16))
+    if chip.cause == _CAUSE_SOFT and left_ms:  # a watchdog survives a soft reset
+        chip.arm_watchdog(left_ms)
+    for name in ("power_on", "scripts", "chip", "watch"):  # a chip has no such modules
+        sys.modules.pop(name, None)
+    sys.argv.clear()
+    sys.path[:] = ("", ".frozen", "/lib")
+    vfs.umount("/")
+    _mount()
+
+
+def _die_with_the_host():
+    """Let no board live on when the program that runs it is killed."""
+    try:
+        prctl = ffi.open(None).func("i", "prctl", "iLLLL")
+    except OSError:  # not Linux
+        return
+    prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+
+
+def _watch(settings):
+    import watch
+
+    watch.start(settings, chip.control, time.ticks_ms)
+    chip.watch = watch
+    if settings.get("heap"):
+        time.ticks_ms = watch.ticks_ms  # every event loop asks for the ticks
+
+
+def _mount():
+    found = esp32.Partition.find(esp32.Partition.TYPE_DATA, label="vfs")
+    try:
+        if found:
+            vfs.mount(found[0], "/")
+    except OSError:
+        chip.import_rom("inisetup").setup(found[0])
