@@ -9,6 +9,7 @@ handshake: `open_stream` succeeds then, and the first `readinto` raises.
 """
 
 import asyncio
+import errno
 from asyncio import core
 
 import tls
@@ -63,8 +64,7 @@ async def _open(host, port, context):
     raw = (await asyncio.open_connection(host, port))[0].s
     secure = raw
     try:
-        # An answer must not wait for the peer's delayed ACK of what we sent before it.
-        raw.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY: the same numbers in Linux and lwIP
+        _set_nodelay(raw)
         secure = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
         stream = Stream(raw, secure, host)
         await stream._shake_hands()
@@ -74,6 +74,14 @@ async def _open(host, port, context):
         secure.close()
         raw.close()
         raise
+
+
+def _set_nodelay(raw):
+    """Have small packets sent at once, whether or not the one before is acknowledged."""
+    try:
+        raw.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY: the same in Linux and lwIP
+    except OSError:  # lwIP's EINVAL: the connection has failed (Linux says so at the first read)
+        raise OSError(errno.ECONNREFUSED)
 
 
 class Stream:
