@@ -45,7 +45,10 @@ mtls.client_context = client_context
 class Server:
     """Answers the example's greeting to clients whose certificate `authority` issued."""
 
-    def __init__(self, version: ssl.TLSVersion, certificate: Path, authority: Path):
+    def __init__(
+        self, version: ssl.TLSVersion, certificate: Path, authority: Path, answer: bytes
+    ) -> None:
+        self._answer = answer
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = self._context.maximum_version = version
         self._context.load_cert_chain(certificate, certificate.with_suffix(".key"))
@@ -67,7 +70,7 @@ class Server:
                 certificate = secure.getpeercert(binary_form=True) or b""
                 name = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
                 self.heard.append((line, secure.version(), name))
-                secure.sendall(WELCOME)
+                secure.sendall(self._answer)
         except OSError:  # refused, one way or the other: the client says which
             pass
 
@@ -116,13 +119,11 @@ def board(folder: Path, fleet_ca: Authority) -> Path:
 
 
 @pytest.fixture(params=VERSIONS)
-def serve(
-    request: pytest.FixtureRequest, fleet_ca: Authority
-) -> Iterator[Callable[[Path], Server]]:
+def serve(request: pytest.FixtureRequest, fleet_ca: Authority) -> Iterator[Callable[..., Server]]:
     servers = []
 
-    def start(certificate: Path) -> Server:
-        servers.append(Server(VERSIONS[request.param], certificate, fleet_ca.path))
+    def start(certificate: Path, answer: bytes = WELCOME) -> Server:
+        servers.append(Server(VERSIONS[request.param], certificate, fleet_ca.path, answer))
         return servers[-1]
 
     yield start
@@ -193,6 +194,13 @@ def test_server_that_speaks_first(micropython, board, fleet_ca):
         done = run(micropython, board, "localhost", listener.getsockname()[1])
         thread.join(TIMEOUT_S)
     assert (done.stdout, done.stderr, done.returncode) == ("Welcome IoT Device\n", "", 0)
+
+
+def test_server_that_says_nothing(micropython, board, serve, fleet_ca):
+    server = serve(fleet_ca.issue("server", "server", "localhost"), answer=b"")
+    done = run(micropython, board, "localhost", server.port)
+    assert done.stdout == "hello_tls: error: localhost closed the connection without an answer\n"
+    assert done.returncode == 1
 
 
 def test_no_client_certificate(micropython, board, serve, fleet_ca):

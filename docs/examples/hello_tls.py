@@ -29,6 +29,8 @@ async def hello(host, port):
     while len(answer) < MAX_ANSWER and await reader.readinto(byte) and byte != b"\n":
         answer += byte
     await writer.wait_closed()
+    if not answer:
+        raise OSError("%s closed the connection without an answer" % host)
     return answer.decode()
 
 
