@@ -1,10 +1,12 @@
 """The agent: what every slot runs.  Connects, reports, confirms, updates, runs the app.
 
-Two tasks under a supervisor that feeds the watchdog while both are healthy: the
-application, and `_online`, which first finishes an update that was ordered and then keeps
-the session with the broker.  A new version confirms itself once the broker has
-acknowledged its state report and the application is fit (`app.self_test`); one that does
-not within five minutes restarts, which costs it a try.
+Tasks under a supervisor that feeds the watchdog while all are healthy: the application;
+`_online`, which first finishes an update that was ordered and then keeps the session with
+the broker; and `_watch`, which gives up a trial that takes too long.
+
+A new version confirms itself once the broker has acknowledged its state report and the
+application is fit (`app.self_test`); one that does not within five minutes restarts,
+which costs it a try.
 """
 
 import asyncio
@@ -33,7 +35,6 @@ class Agent:
     """boot: what stage 1 handed over.  context: for TLS, with the device's certificate.
 
     client_id: of the MQTT session; stable, and nobody else's.
-
     outbox: [(kind, message, QoS)] for up/<kind>; wake: set when there is something to do.
     restart_reason: set when the board is to restart as soon as all is reported.
     """
