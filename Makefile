@@ -1,12 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
+RUNS ?= 1000000
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench fmt lock clean
+.PHONY: help setup demo test check lint types bench bench-mqtt brokers fuzz fmt lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
 
@@ -28,6 +29,16 @@ types: setup ## types of the tools, then of the device code against MicroPython'
 
 bench: setup ## measure; prints a table and writes build/bench.json
 	$(BIN)/python tools/bench.py
+
+bench-mqtt: setup ## measure the MQTT client; prints a table and writes build/bench-mqtt.json
+	$(BIN)/python tools/bench_mqtt.py
+
+brokers: setup ## try the MQTT client with other brokers, and for long; writes build/mqtt-brokers.md
+	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers
+	SIGNET_CHAOS=full $(BIN)/pytest host_tests/test_mqtt_chaos.py
+
+fuzz: build/fuzz/stamp ## fuzz the MQTT decoders, each with RUNS=1000000 inputs
+	build/fuzz/venv/bin/python host_tests/fuzz_mqtt.py --runs $(RUNS)
 
 fmt: setup ## format and fix what can be fixed
 	$(BIN)/ruff check --fix
@@ -52,3 +63,9 @@ clean: ## remove all that was generated, .venv and .toolchain too
 
 .toolchain/stamp: tools/toolchain.py
 	$(PYTHON) tools/toolchain.py
+
+# Apart from .venv: nothing else needs it, and there are no wheels of it for every Python.
+build/fuzz/stamp:
+	$(PYTHON) -m venv build/fuzz/venv
+	build/fuzz/venv/bin/pip -qq --disable-pip-version-check install atheris==3.0.0
+	@touch $@

@@ -14,7 +14,6 @@ import asyncio
 import machine
 from micropython import const
 
-import mtls
 from firmware import app, clock, store
 from firmware.device import APP_LIMIT_S, Device
 from firmware.ondemand import unload
@@ -45,7 +44,10 @@ class Agent:
         self.wake = asyncio.Event()
         self.restart_reason = None
         self.clock = clock.Clock(boot.clock_floor)
-        self.context, self.client_id = _read_identity(boot.identity)
+        from firmware import credentials
+
+        self.context, self.client_id = credentials.load(boot.identity)
+        del credentials
         unload()
         self.supervisor = Supervisor(watchdog)
         self.device = Device(boot.record, boot.version, self.post, self.supervisor)
@@ -55,7 +57,7 @@ class Agent:
         unload()
         self.supervisor.start("app", app.run(self.device), APP_LIMIT_S)
         self.supervisor.start("online", self._online(restarts), _ONLINE_LIMIT_S)
-        self.supervisor.start("watch", self._watch(), 2 * _TRIAL_S)
+        self.supervisor.start("watch", self._watch(), _TRIAL_S)
         await self.supervisor.run()
 
     def _look_back(self):
@@ -79,14 +81,16 @@ class Agent:
 
     async def _watch(self):
         """Forget crash loops once settled; give up a trial that never confirms."""
-        await asyncio.sleep(_SETTLED_S)
-        machine.RTC().memory(b"0 ")
-        await asyncio.sleep(_TRIAL_S - _SETTLED_S)
-        if self.boot.state.on_trial(self.boot.running):
-            raise TaskError("not confirmed within %d s" % _TRIAL_S)
+        uptime_s = 0
         while True:
+            await asyncio.sleep(_SETTLED_S)
+            uptime_s += _SETTLED_S
+            if uptime_s == _SETTLED_S:
+                machine.RTC().memory(b"0 ")
+            if uptime_s == _TRIAL_S and self.boot.state.on_trial(self.boot.running):
+                raise TaskError("not confirmed within %d s" % _TRIAL_S)
             self.supervisor.beat("watch")
-            await asyncio.sleep(_TRIAL_S)
+            self.wake.set()  # so that the session says that it is alive
 
     async def confirm(self):
         """To be called when the broker has acknowledged our state; True if that confirmed us."""
@@ -123,22 +127,3 @@ class Agent:
         print("signet:", self.restart_reason)
         machine.RTC().memory(b"0 " + self.restart_reason.encode())
         machine.reset()
-
-
-def _read_identity(device):
-    """(TLS context, MQTT client id).
-
-    A broker's access list goes by the certificate, but not who may use which client id: with
-    one that it can guess, another device could take this one's session over, and its orders
-    with it.  A function of its own: what it imports is gone when it has returned.
-    """
-    import binascii
-    from hashlib import sha256
-
-    from trust.identity import Identity
-
-    identity = Identity(device)
-    key = identity.key
-    secret = binascii.hexlify(sha256(b"signet client id" + key).digest()[:8]).decode()
-    client_id = "%s-%s" % (identity.record()["id"], secret)
-    return mtls.client_context(identity.certificate, key, identity.ca), client_id

@@ -1,6 +1,6 @@
 """Wall clock: Unix seconds that never fall below what the board can be sure of.
 
-SNTP (RFC 4330) is not authenticated, so it may move time only above the floor:
+SNTP (firmware/sntp.py) is not authenticated, so it may move time only above the floor:
 the build time of the verified image, the number of the last order (its time of
 issue, signed), and the last time at which a server's certificate was accepted.  A
 forged reply can move it forward until the next one; orders and certificates then look
@@ -25,7 +25,7 @@ def now():
     return int(time.time()) + EPOCH
 
 
-def _set(unix_s):
+def set_time(unix_s):
     year, month, day, hour, minute, second, weekday, _ = time.gmtime(unix_s - EPOCH)[:8]
     machine.RTC().datetime((year, month, day, weekday, hour, minute, second, 0))
 
@@ -39,20 +39,7 @@ class Clock:
             self._saved = 0
         self.floor = max(floor, self._saved)
         if now() < self.floor:
-            _set(self.floor)
-
-    async def sync(self, host, port):
-        """Ask a time server once.  Without a usable answer the clock stays as it is."""
-        from firmware import sntp
-
-        try:
-            unix_s = await sntp.query(host, port)
-            if unix_s < self.floor:
-                raise sntp.TimeError("%d is before the floor %d" % (unix_s, self.floor))
-        except (OSError, sntp.TimeError) as error:
-            print("signet: time server %s: %s" % (host, error))
-        else:
-            _set(unix_s)
+            set_time(self.floor)
 
     def keep(self):
         """Remember the time, once a day.  To be called when a server's certificate was valid:

@@ -1,4 +1,4 @@
-"""Wi-Fi: join, and join again."""
+"""The network: Wi-Fi, joined again and again, and the time from it."""
 
 import asyncio
 import json
@@ -6,7 +6,8 @@ import json
 import network
 from micropython import const
 
-from firmware import store
+from firmware import sntp, store
+from firmware.clock import host_port
 
 _PATH = "/settings.json"
 _LIMIT = const(1024)
@@ -24,6 +25,13 @@ def _load_wifi():
     except (ValueError, KeyError, TypeError):
         return {}
     return wifi if isinstance(wifi, dict) else {}
+
+
+async def setup(agent):
+    """Join the network, if need be, and set the clock; LinkError if there is no network."""
+    record = agent.boot.record
+    await join(record["id"])
+    await sntp.set_clock(agent.clock.floor, *host_port(record["ntp"]))
 
 
 async def join(hostname):

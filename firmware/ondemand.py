@@ -10,6 +10,7 @@ import sys
 _MODULES = {
     "firmware": (
         "control",
+        "credentials",
         "download",
         "install",
         "link",
@@ -18,6 +19,7 @@ _MODULES = {
         "sntp",
         "updater",
     ),
+    "mqtt": ("connect",),
     "trust": ("boot", "identity", "image", "signature", "state"),
 }
 

@@ -1,15 +1,27 @@
 """What the board says of itself: its state, and after a start why it restarted."""
 
+import json
+
 import machine
 
-from firmware.clock import now
+from firmware.clock import host_port, now
 from trust import TrustError
 
 
-def state(boot):
+async def begin(agent, client, prefix):
+    """What is said and done first over each connection to the broker."""
+    agent.clock.keep()
+    await client.subscribe(prefix + "down/#", 1)
+    await client.publish(prefix + "up/state", _state(agent.boot), 1, True)
+    print("signet: connected to", host_port(agent.boot.record["broker"])[0])
+    if await agent.confirm():
+        await client.publish(prefix + "up/state", _state(agent.boot), 1, True)
+
+
+def _state(boot):
     """The retained message on up/state."""
     state = boot.state
-    return {
+    report = {
         "online": True,
         "id": boot.record["id"],
         "model": boot.record["model"],
@@ -22,6 +34,7 @@ def state(boot):
         "cause": machine.reset_cause(),
         "time": now(),
     }
+    return json.dumps(report)
 
 
 def report_boot(agent):

@@ -1,13 +1,12 @@
-"""The board's session with its broker: brought up, and kept up.
+"""The board's session with its broker: reported over, and served.
 
-Joins the network, sets the clock, connects, reports, and serves the outbox until the
-link breaks: then again, after a pause with full jitter.  When an update order was
-accepted it closes the session in good order and restarts into the update.
+The MQTT client keeps the connection up; here is what it is to open, a network and a clock
+first, and what is said over it.  When an update order was accepted, the session is closed in
+good order and the board restarts into the update.
 """
 
 import asyncio
 import json
-import os
 
 from micropython import const
 
@@ -15,13 +14,14 @@ import mtls
 from firmware import store
 from firmware.clock import host_port, now
 from firmware.ondemand import unload
-from mqtt.client import Client
+from mqtt.client import Client, Message
 from mqtt.codec import MQTTError
 
 _KEEPALIVE_S = const(60)
-_TIMEOUT_S = const(20)  # for a TLS handshake, an acknowledgement, a packet to be taken
+_HANDSHAKE_S = const(20)
+_TIMEOUT_S = const(60)  # to join the network, set the clock and shake hands; for an acknowledgement
 _MAX_PACKET = const(2304)  # an update order is the largest message
-_BACKOFF_CAP_S = const(60)
+_QUEUE = const(4)
 _PATIENCE = const(2)  # restarts in a row that are still taken for an accident
 
 
@@ -30,95 +30,101 @@ class Session:
         """restarts: those in a row that did not last; the first connect waits accordingly."""
         record = agent.boot.record
         self._agent = agent
-        self._attempt = max(0, restarts - _PATIENCE)
         self._broker = host_port(record["broker"])
         self._prefix = "signet/%s/" % record["id"]
+        self.fresh = False  # the connection is, and not all is said that comes first
         self._client = Client(
             self._open,
             agent.client_id,
             keepalive_s=_KEEPALIVE_S,
-            will=(self._prefix + "up/state", b'{"online":false}', 1, True),
+            will=Message(self._prefix + "up/state", b'{"online":false}', 1, True),
             max_packet=_MAX_PACKET,
             timeout_s=_TIMEOUT_S,
-            on_message=self._on_message,
+            queue=_QUEUE,
         )
-        self._client.on_lost = agent.wake.set
+        self._client.on_change = self.on_change
+        self._client.start(max(0, restarts - _PATIENCE))
 
-    async def run(self):
-        """Keep the session up; never returns."""
-        while True:
-            if self._attempt:
-                pause = _backoff_s(self._attempt)
-                self._agent.beat(pause)
-                await asyncio.sleep(pause)
-            try:
-                await self._connect()
-                await self._serve()
-                await self._client.disconnect()
-            except (MQTTError, OSError) as error:
-                print("signet: session:", error)
-                self._attempt += 1
-                await self._client.close()
-            if self._agent.restart_reason:
-                self._agent.restart()
-
-    async def _connect(self):
+    async def _open(self):
         from firmware import link
 
         agent = self._agent
-        agent.beat()
-        await link.join(agent.boot.record["id"])
-        await agent.clock.sync(*host_port(agent.boot.record["ntp"]))
+        await link.setup(agent)
+        del link
         unload()
-        agent.beat()
-        await self._client.connect()
-        agent.clock.keep()
-        await self._client.subscribe(self._prefix + "down/#", 1)
-        await self._publish_state()
-        print("signet: connected to", self._broker[0])
-        self._attempt = 0
-        if await agent.confirm():
-            await self._publish_state()
-        unload()
+        host, port = self._broker
+        return await mtls.open_stream(host, port, agent.context, _HANDSHAKE_S)
 
-    async def _serve(self):
-        """Publish what is queued until the board is to restart."""
+    def on_change(self):
+        client = self._client
+        self.fresh = not client.error
+        if client.error:
+            print("signet: session:", client.error)
+        self._agent.beat(client.pause_s)
+        self._agent.wake.set()
+
+    async def run(self):
+        """Report what is to be reported; never returns."""
         agent = self._agent
+        messages = asyncio.create_task(self._receive())
         while True:
-            agent.beat()
-            while agent.outbox:
-                self._client.check()
-                # From here on the client keeps it, and sends it again after a reconnect.
-                await self._publish(*agent.outbox.pop(0))
-            if agent.restart_reason:
-                state = {"online": False, "why": agent.restart_reason}
-                await self._publish("state", state, 1, True)
-                return
             agent.wake.clear()
             try:
-                await asyncio.wait_for(agent.wake.wait(), _KEEPALIVE_S // 2)
-            except asyncio.TimeoutError:
-                pass  # only to beat
-            self._client.check()
+                if self.fresh:
+                    await self._begin()
+                while agent.outbox and not self._client.error:
+                    await self._publish(*agent.outbox.pop(0))
+                if agent.restart_reason:
+                    if not self._client.error:
+                        state = {"online": False, "why": agent.restart_reason}
+                        await self._publish("state", state, 1, True)
+                    await self._client.disconnect()
+                    agent.restart()
+            except MQTTError as error:
+                print("signet: session:", error)
+            if messages.done():
+                await messages
+            await agent.wake.wait()
+            if not self._client.error:
+                agent.beat()
 
-    async def _publish_state(self):
+    async def _begin(self):
         from firmware import report
 
-        await self._publish("state", report.state(self._agent.boot), 1, True)
+        try:
+            await report.begin(self._agent, self._client, self._prefix)
+        finally:
+            del report
+            unload()
+            self.fresh = False
 
     async def _publish(self, kind, message, qos, retain=False):
         payload = json.dumps(message).encode()
         await self._client.publish(self._prefix + "up/" + kind, payload, qos, retain)
 
-    async def _on_message(self, topic, payload, retained):
+    async def _receive(self):
+        """The task that takes messages; each is acknowledged when it is done with."""
+        async for message in self._client:
+            while self.fresh:  # there is no memory for both at once
+                await asyncio.sleep_ms(10)
+            kind = message.topic[len(self._prefix) :]
+            try:
+                await self._on_message(kind, message.payload)
+            except MemoryError:
+                raise  # after a restart there is room for it, and it comes again
+            except Exception as error:  # the operator's to mend; it must not come again and again
+                self._agent.device.event("error", reason="%s: %s" % (kind, error))
+            unload()
+
+    async def _on_message(self, kind, payload):
         agent = self._agent
-        kind = topic[len(self._prefix) :]
         if kind == "down/order":
             from firmware import orders
 
             order = orders.take(payload, agent, store, now())
             if order:
                 agent.restart_reason = "restart to install %s" % order["version"]
+                agent.wake.set()  # `run` sends after us, so this message is acknowledged first
         elif kind == "down/config":
             from firmware import control
 
@@ -127,14 +133,3 @@ class Session:
             from firmware import control
 
             await control.command(agent.device, payload)
-        unload()
-
-    async def _open(self):
-        host, port = self._broker
-        return await mtls.open_stream(host, port, self._agent.context, _TIMEOUT_S)
-
-
-def _backoff_s(attempt):
-    """Full jitter: anything from 0 to 2, 4, 8 … seconds, so that a fleet does not stampede."""
-    ceiling_ms = min(_BACKOFF_CAP_S, 1 << min(attempt, 8)) * 1000
-    return int.from_bytes(os.urandom(3), "little") % ceiling_ms / 1000

@@ -8,7 +8,7 @@ import time
 
 from micropython import const
 
-from firmware.clock import EPOCH
+from firmware.clock import EPOCH, set_time
 
 _NTP_EPOCH = const(2208988800)  # 1900 to 1970
 _TIMEOUT_MS = const(2000)
@@ -17,6 +17,18 @@ _LAST_YEAR = const(2099)
 
 class TimeError(Exception):
     """No usable answer from the time server."""
+
+
+async def set_clock(floor, host, port):
+    """Ask a time server once.  Without an answer above the floor the clock stays as it is."""
+    try:
+        unix_s = await query(host, port)
+        if unix_s < floor:
+            raise TimeError("%d is before the floor %d" % (unix_s, floor))
+    except (OSError, TimeError) as error:
+        print("signet: time server %s: %s" % (host, error))
+    else:
+        set_time(unix_s)
 
 
 async def query(host, port):

@@ -52,15 +52,13 @@ def _give_up(result, agent, order, error):
 
 async def _prepare(agent):
     """Network and clock.  Without a network there is nothing better to do than to wait for it."""
-    record = agent.boot.record
     while True:
         agent.beat()
         try:
-            await link.join(record["id"])
+            await link.setup(agent)
             break
         except OSError as error:
             print("signet: update:", error)
-    await agent.clock.sync(*host_port(record["ntp"]))
 
 
 async def _carry_out(order, agent):

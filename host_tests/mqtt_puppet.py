@@ -2,21 +2,33 @@
 # MicroPython, whose stubs this file does not see.
 """An MQTT client that a test drives.
 
-On stdin comes [where, keywords] for `Puppet`, in JSON as all else, then a command a line: [number,
-method, arguments...].  Each runs as a task of its own, so that several can be on their way.  Lines
-on stdout say what happened:
-    [number, "done", result]                    [number, "raised", class, text]
-    ["message", topic, payload, retained]       ["lost"]
+On stdin comes [where, options] for `Puppet`, in JSON as all else, then a command a line: [number,
+method, arguments...], of this file's classes or of the client.  Each runs as a task of its own, so
+that several can be on their way.  Lines on stdout say what happened:
+    [number, "done", result]        [number, "raised", class, text, code]
+    ["message", topic, payload, qos, retain, properties]      the loop over the client has one
+    ["routed", label, topic, payload, …]                      a router's handler has one
+    ["change", null] or ["change", class, text, code]         on_change, and the client's error
+    ["end"]                         the loop over the client is over
+A payload or a binary property that is no text comes as {"hex": …}; a large message's payload, read
+in pieces, as {"length": …, "sha256": …}; one that is left unread, as null.
 """
 
 import asyncio
+import binascii
 import gc
+import hashlib
 import json
 import os
+import struct
 import sys
 
+import micropython
+
 import mtls
-from mqtt.client import Client
+from mqtt.client import Message
+
+_BINARY = ("correlation_data", "authentication_data")
 
 
 def report(*line):
@@ -28,73 +40,166 @@ def read(path):
         return file.read()
 
 
-class Puppet:
-    """where: {"port": n} or {"host": …, "port": n, "certificate": path, "key": …, "ca": …}.
+def as_bytes(payload):
+    """A payload in a command: a text, or a number of zeros."""
+    return bytes(payload) if isinstance(payload, int) else payload.encode()
 
-    With "send_buffer", the former's socket takes no more than that from us.
-    """
 
-    def __init__(self, where, keywords):
-        self._where = where
+def as_json(value):
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        value = bytes(value)
+        try:
+            return value.decode()
+        except UnicodeError:
+            return {"hex": binascii.hexlify(value).decode()}
+    if isinstance(value, dict):
+        return {key: as_json(value[key]) for key in value}
+    if isinstance(value, (list, tuple)):
+        return [as_json(each) for each in value]
+    if isinstance(value, Message):
+        return as_json((value.topic, value.payload, value.qos, value.retain, value.properties))
+    return value
+
+
+def as_properties(values):
+    """Properties in a command: JSON knows neither bytes nor tuples."""
+    if not values:
+        return None
+    properties = dict(values)
+    for name in _BINARY:
+        if name in properties:
+            properties[name] = properties[name].encode()
+    if "user_property" in properties:
+        properties["user_property"] = [tuple(pair) for pair in properties["user_property"]]
+    return properties
+
+
+def as_message(values):
+    """A Message for [topic, payload, qos, retain, properties]; the last may be left out."""
+    topic, payload, *rest = values
+    if len(rest) > 2:
+        rest[2] = as_properties(rest[2])
+    return Message(topic, as_bytes(payload), *rest)
+
+
+def describe(error):
+    return type(error).__name__, str(error), getattr(error, "code", None)
+
+
+class Pieces:
+    """The pieces of a large payload: the same for whoever knows both lengths."""
+
+    def __init__(self, length, piece_len):
+        self._length = length
+        self._piece = bytearray(piece_len)
+
+    def __call__(self):
+        view = memoryview(self._piece)
+        for start in range(0, self._length, len(view)):
+            struct.pack_into(">I", self._piece, 0, start)
+            yield view[: min(len(view), self._length - start)]
+
+
+class Base:
+    """What is neither the core's nor a test's: how a client is made and run."""
+
+    def __init__(self, where, options):
+        """where: {"port": n} or {"host": …, "port": n, "certificate": path, "key": …, "ca": …}, or
+        a list of them.  With "send_buffer", a plain socket takes no more than that from us.
+
+        options: the client's keywords, and
+        client_id: "mp-1" if not given.
+        protocol: 4, or the properties of the CONNECT for MQTT 5 ({} for none).
+        will: [topic, payload, qos, retain, properties].
+        store: a folder.
+        cut: [n, "before" | "after" | "half"]: power goes at the n-th operation on the folder.
+        router: true if messages go to a router's handlers.
+        core: true for the client without what mqtt.full adds.
+        """
         self._tasks = {}
-        self._answers = []  # for each message: how long on_message takes, and how it ends
         self._turns = 0
+        self.opens = []  # which address was tried, each time
+        # The client's pause_s at each change, in ms: floats would be scattered all over the heap.
+        self.pauses = []
+        self._history = 16  # how many of them are kept
+        self._runner = None
+        brokers = [self._opener(*each) for each in enumerate(as_list(where))]
+        client_id = options.pop("client_id", "mp-1")
+        with_router = options.pop("router", False)
+        if options.pop("core", False):
+            from mqtt.client import Client
+        else:
+            from mqtt.full import FullClient as Client
+        cut = options.pop("cut", None)
+        if isinstance(options.get("protocol"), dict):
+            from mqtt.v5 import V5
+
+            options["protocol"] = V5(**as_properties(options["protocol"]) or {})
+        elif options.pop("protocol", 4) != 4:
+            raise ValueError("protocol: expected 4 or properties")
+        if "will" in options:
+            options["will"] = as_message(options["will"])
+        if "store" in options:
+            options["store"] = self._open_store(options["store"], cut)
+        self.client = Client(brokers if len(brokers) > 1 else brokers[0], client_id, **options)
+        self.client.on_change = self._changed
+        self.router = None
+        if with_router:
+            from mqtt.router import Router
+
+            self.router = Router(self.client)
+
+    def _open_store(self, folder, cut):
+        from mqtt import store
+
+        self.operations = []  # on the folder, so far
+        if cut is not None:
+            import mqtt_cut
+
+            self.operations = mqtt_cut.install(store, *cut)
+        return store.FileStore(folder)
+
+    def _opener(self, index, where):
+        context = None
         if "ca" in where:
             files = [read(where[name]) for name in ("certificate", "key", "ca")]
-            self._context = mtls.client_context(*files)
-        self.client = Client(self._open, "mp-1", on_message=self._take, **keywords)
-        self.client.on_lost = lambda: report("lost")
+            context = mtls.client_context(*files)
 
-    async def _open(self):
-        where = self._where
-        if "ca" in where:
-            return await mtls.open_stream(where["host"], where["port"], self._context)
-        reader, writer = await asyncio.open_connection("127.0.0.1", where["port"])
-        if "send_buffer" in where:
-            reader.s.setsockopt(1, 7, where["send_buffer"])  # SOL_SOCKET, SO_SNDBUF
-        return reader, writer
+        async def open_stream():
+            self.opens.append(index)
+            del self.opens[: -self._history]
+            if context:
+                return await mtls.open_stream(where["host"], where["port"], context)
+            reader, writer = await asyncio.open_connection("127.0.0.1", where["port"])
+            if "send_buffer" in where:
+                reader.s.setsockopt(1, 7, where["send_buffer"])  # SOL_SOCKET, SO_SNDBUF
+            return reader, writer
 
-    async def _take(self, topic, payload, retained):
-        report("message", topic, payload.decode(), retained)
-        pause_ms, end = self._answers.pop(0) if self._answers else (0, None)
-        if pause_ms:
-            await asyncio.sleep_ms(pause_ms)
-        if end == "raise":
-            raise ValueError("not today")
-        if end == "publish":
-            await self.client.publish("answer", payload, 1)
+        return open_stream
 
-    def answers(self, *answers):
-        self._answers.extend(answers)
+    def _changed(self):
+        self.pauses.append(int(self.client.pause_s * 1000))
+        del self.pauses[: -self._history]
+        error = self.client.error
+        report("change", *(describe(error) if error else (None,)))
 
-    def publish_fast(self, topic, payload, count):
-        """`count` messages at QoS 0, until one fails."""
+    def _run_loop(self):
+        """See that somebody takes messages."""
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._loop())
 
-        async def loop():
-            for _ in range(count):
-                await self.client.publish(topic, payload)
-
-        return loop()
-
-    def publish_zeros(self, topic, length, qos):
-        """A payload that is too long for a command."""
-        return self.client.publish(topic, bytes(length), qos)
-
-    def cancel(self, number):
-        self._tasks[number].cancel()
-
-    def use_id_after(self, packet_id):
-        self.client._last_id = packet_id
-
-    def counts(self):
-        """What must not grow: open files, and live heap."""
-        gc.collect()
-        return {
-            "files": len(os.listdir("/proc/self/fd")),
-            "heap": gc.mem_alloc(),
-            "turns": self._turns,
-            "dropped": self.client.dropped,
-        }
+    async def _loop(self):
+        try:
+            if self.router:
+                await self.router.run()
+            else:
+                async for message in self.client:
+                    await self._take(message)
+            report("end")
+        except Exception as error:
+            report("end", *describe(error))
+        finally:
+            self._runner = None
 
     async def _turn(self):
         while True:
@@ -103,12 +208,14 @@ class Puppet:
 
     async def _carry_out(self, number, name, arguments):
         try:
-            result = getattr(self if hasattr(self, name) else self.client, name)(*arguments)
+            result = getattr(self if hasattr(self, name) else self.client, name)
+            if callable(result):
+                result = result(*arguments)
             if hasattr(result, "send"):  # a coroutine
                 result = await result
-            report(number, "done", result)
+            report(number, "done", as_json(result))
         except (Exception, asyncio.CancelledError) as error:
-            report(number, "raised", type(error).__name__, str(error))
+            report(number, "raised", *describe(error))
         del self._tasks[number]
 
     async def run(self):
@@ -122,5 +229,223 @@ class Puppet:
             self._tasks[number] = asyncio.create_task(self._carry_out(number, name, arguments))
 
 
-# Not in argv, where the unix port ends with "FATAL: uncaught NLR" at more than 255 bytes.
-asyncio.run(Puppet(*json.loads(sys.stdin.readline())).run())
+class Puppet(Base):
+    """The commands."""
+
+    def __init__(self, where, options):
+        self._answers = []  # for each message: what is done before the next one is asked for
+        self._go = asyncio.Event()
+        self._piece = bytearray(1024)
+        super().__init__(where, options)
+
+    # The client's own, with arguments as JSON has them
+
+    async def connect(self, listen=True):
+        session_present = await self.client.connect()
+        if listen:
+            self._run_loop()
+        return session_present
+
+    async def within(self, topic, payload, fails):
+        async with self.client:
+            await self.client.publish(topic, payload.encode(), 1)
+            if fails:
+                raise ValueError("not today")
+
+    def begin(self):
+        """The client's `start`."""
+        self.client.start()
+        self._run_loop()
+
+    def listen(self):
+        self._run_loop()
+
+    def publish(self, topic, payload, qos=0, retain=False, properties=None):
+        return self.client.publish(topic, as_bytes(payload), qos, retain, as_properties(properties))
+
+    def post(self, topic, payload, qos=0, retain=False, properties=None):
+        return self.client.post(topic, as_bytes(payload), qos, retain, as_properties(properties))
+
+    def subscribe(self, topic_filter, qos=0, options=0, properties=None):
+        return self.client.subscribe(topic_filter, qos, options, as_properties(properties))
+
+    # Messages
+
+    async def _take(self, message):
+        report("message", *await self._describe(message))
+        await self._answer(message)
+
+    async def _describe(self, message):
+        payload = message.payload
+        how = self._answers[0] if self._answers else None
+        if payload is None and how != "unread":
+            digest, length = hashlib.sha256(), 0
+            while True:
+                got = await message.readinto(self._piece)
+                digest.update(memoryview(self._piece)[:got])
+                length += got
+                if not got or how == "part":
+                    break
+                if how == "slow":
+                    await asyncio.sleep_ms(200)
+            digest = binascii.hexlify(digest.digest()).decode()
+            payload = {"length": length, "sha256": digest, "announced": message.length}
+        return as_json((message.topic, payload, message.qos, message.retain, message.properties))
+
+    async def _answer(self, message):
+        what = self._answers.pop(0) if self._answers else None
+        if isinstance(what, int):
+            await asyncio.sleep_ms(what)
+        elif what == "hold":
+            self._go.clear()
+            await self._go.wait()
+        elif what == "raise":
+            raise ValueError("not today")
+        elif what == "publish":
+            await self.client.publish("answer", message.payload, 1)
+        elif what == "close":
+            await self.client.close()
+
+    def answers(self, *answers):
+        """What follows the next messages: a pause in ms, or "hold" until `go`, "raise", "publish"
+        the payload, "close" the client.  If it is large, it is left "unread", only a "part" is
+        read, or it is read in "slow" pieces, all of up to 1024 bytes.
+        """
+        self._answers.extend(answers)
+
+    def go(self):
+        self._go.set()
+
+    async def stop_listening(self):
+        """Cancel the loop in the middle of whatever it does."""
+        if self._runner:
+            self._runner.cancel()
+
+    # Many and large messages
+
+    async def publish_fast(self, topic, payload, count):
+        """`count` messages at QoS 0, until one fails."""
+        payload = payload.encode()
+        for _ in range(count):
+            await self.client.publish(topic, payload)
+
+    async def publish_numbers(self, topic, first, count, qos, window=1):
+        """`count` messages "000000", "000001", … of which `window` are on their way at once."""
+        numbers = iter(range(first, first + count))
+
+        async def work():
+            for number in numbers:
+                await self.client.publish(topic, b"%06d" % number, qos)
+
+        await asyncio.gather(*[work() for _ in range(window)])
+
+    async def post_locked(self, topic, length, count):
+        """Post at QoS 0 with the heap locked; returns how many were written."""
+        payload = bytearray(length)
+        for _ in range(3):
+            self.client.post(topic, payload)
+        await asyncio.sleep_ms(50)
+        post = self.client.post
+        written = 0
+        micropython.heap_lock()
+        try:
+            for number in range(count):
+                payload[0] = number & 0x7F
+                if post(topic, payload):
+                    written += 1
+        finally:
+            micropython.heap_unlock()
+        return written
+
+    def publish_large(self, topic, length, piece_len, qos=0, given=None, properties=None):
+        """given: how long the pieces are together, if not `length`."""
+        from mqtt import large
+
+        pieces = Pieces(length if given is None else given, piece_len)
+        properties = as_properties(properties)
+        return large.publish(self.client, topic, length, pieces, qos, properties=properties)
+
+    # Routing and calls
+
+    def route(self, label, topic_filter, *arguments):
+        async def handler(message):
+            report("routed", label, *await self._describe(message))
+            await self._answer(message)
+
+        return self.router.subscribe(topic_filter, handler, *arguments)
+
+    def unmatched(self):
+        return self.router.unmatched
+
+    async def start_caller(self, response_topic):
+        from mqtt.rpc import Caller
+
+        self._caller = Caller(self.client, self.router, response_topic)
+        await self._caller.start()
+
+    async def call(self, topic, payload, qos=1, timeout_s=10):
+        message = await self._caller.call(topic, as_bytes(payload), qos, timeout_s)
+        return as_json((message.payload, message.properties))
+
+    def serve(self, topic_filter, prefix, qos=1):
+        """Answer with the prefix and the request, or fail if that is "fail"."""
+        from mqtt import rpc
+
+        async def handler(message):
+            if message.payload == b"fail":
+                raise ValueError("not today")
+            return prefix.encode() + bytes(message.payload)
+
+        return rpc.serve(self.router, topic_filter, handler, qos)
+
+    # Looking inside
+
+    def skip_pauses(self, count=1000000):
+        """Have the next pauses of the supervisor take no time; `pauses` still has them."""
+        from mqtt import client
+
+        self._history = 200
+
+        class Hasty:
+            def __getattr__(self, name):
+                return getattr(asyncio, name)
+
+            def sleep(self, seconds):
+                nonlocal count
+                count -= seconds > 0
+                return asyncio.sleep(seconds if count < 0 else 0)
+
+        client.asyncio = Hasty()
+
+    def cancel(self, number):
+        self._tasks[number].cancel()
+
+    def use_id_after(self, packet_id):
+        self.client._last_id = packet_id
+
+    def state(self):
+        """The client's attributes, and what must not grow: open files, and live heap."""
+        gc.collect()
+        client = self.client
+        return {
+            "files": len(os.listdir("/proc/self/fd")),
+            "heap": gc.mem_alloc(),
+            "turns": self._turns,
+            "tasks": len(self._tasks),
+            "dropped": client.dropped,
+            "discarded": getattr(client, "discarded", None),
+            "refused": client.refused,
+            "pause_s": client.pause_s,
+            "error": list(describe(client.error)) if client.error else None,
+            "opens": self.opens,
+            "pauses": [each / 1000 for each in self.pauses],
+        }
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def main():
+    # Not in argv, where the unix port ends with "FATAL: uncaught NLR" at more than 255 bytes.
+    asyncio.run(Puppet(*json.loads(sys.stdin.readline())).run())

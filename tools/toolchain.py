@@ -117,15 +117,17 @@ def find_mirrors() -> list[str]:
     return list(dict.fromkeys(mirrors))
 
 
-def download_packages(mirror: str, work: Path) -> list[Path]:
-    """Fetch PACKAGES from `mirror` into `work` with apt, which verifies them against KEYRING."""
+def download_packages(
+    mirror: str, work: Path, packages: tuple[str, ...] = PACKAGES
+) -> list[Path]:
+    """Fetch packages from `mirror` into `work` with apt, which verifies them against KEYRING."""
     for folder in ("state/lists/partial", "cache/archives/partial", "debs"):
         (work / folder).mkdir(parents=True, exist_ok=True)
     (work / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {SUITE} main\n")
     (work / "apt.conf").write_text(APT_CONF.format(work=work))
     apt = ("apt-get", "--config-file", work / "apt.conf")
     run(*apt, "update")
-    run(*apt, "download", *PACKAGES, cwd=work / "debs")
+    run(*apt, "download", *packages, cwd=work / "debs")
     return sorted((work / "debs").glob("*.deb"))
 
 

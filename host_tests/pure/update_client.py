@@ -24,7 +24,7 @@ class Agent:
 
     def __init__(self, boot):
         self.boot = boot
-        self.clock = Nothing(sync=done, keep=lambda: self.kept.append(1))
+        self.clock = Nothing(floor=0, keep=lambda: self.kept.append(1))
         self.kept = []
         self.reports = []
         self.beats = []
@@ -62,7 +62,7 @@ def main(repo, folder, port, order_name, restarts):
     updater.store = board.files
     updater.now = lambda: slots.NOW
     updater.mtls = Nothing(open_stream=open_stream)
-    link.join = done
+    link.setup = done
     agent = Agent(board.boot()[0])
     agent.boot.record["images"] = "127.0.0.1:" + port
     orders.accept(slots.order(order_name), agent.boot, board.files, slots.NOW)

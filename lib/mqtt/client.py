@@ -1,214 +1,328 @@
-"""An MQTT 3.1.1 client for MicroPython's asyncio: QoS 0 and 1, last will, keep-alive.
+"""An MQTT client for MicroPython's asyncio that keeps itself connected.
 
-    client = Client(open_stream, "dev-0001", on_message=take)
-    session_present = await client.connect()
-    await client.subscribe("dev-0001/#", 1)
-    await client.publish("hello", b"world", qos=1)
+    async with Client(open_stream, "dev-0001") as client:
+        await client.subscribe("dev-0001/#", 1)
+        await client.publish("hello", b"world", qos=1)
+        async for message in client:
+            print(message.topic, message.payload)
 
-The object outlives its connections.  When one is lost, whatever waits raises, `on_lost` is
-called, and it is for the caller to `connect` again, after a pause.  Messages published at
-QoS 1 and not acknowledged are then sent again.
+The session outlives its connections.  When one is lost, the client connects again after a pause,
+subscribes again if the broker has forgotten, and sends again what was not acknowledged.  Every
+wait for the network has an end, every buffer a bound, and every failure is an MQTTError.
 
-Every wait has an end, every buffer a bound, and every failure is an MQTTError.  Not handled:
-QoS 2, reconnection by itself, a store that survives a restart.
+Here are MQTT 3.1.1, QoS 0 and 1; `mqtt.v5` and `mqtt.full` add the rest.
 """
 
 import asyncio
+from os import urandom
 from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
-from . import codec
-from .codec import MQTTError, MQTTProtocolError
-from .link import Link, MQTTConnectionError, MQTTTimeoutError, translate, within
+from .codec import V311, MQTTError, MQTTProtocolError, MQTTRefusedError, refusal
+from .link import MQTTConnectionError, MQTTTimeoutError
 
-_WINDOW = const(8)  # requests that may wait for their acknowledgement
+_PUBLISH = const(3)
+_PUBACK = const(4)
+_PUBREC = const(5)
+_SUBACK = const(9)
+_UNSUBACK = const(11)
+_PINGRESP = const(13)
+_DISCONNECT = const(14)
+
+_FAILURE = const(0x80)  # the first code that means a failure
+_DUP = const(0x08)
 _LAST_ID = const(65535)
 _OVERHEAD = const(64)  # bytes of heap that a waiting message takes besides topic and payload
-_REFUSALS = (  # section 3.2.2.3
-    "protocol version",
-    "client id",
-    "server unavailable",
-    "user name or password",
-    "not authorized",
-)
 
 
-class MQTTUnacknowledgedError(MQTTConnectionError):
-    """A message at QoS 1 may or may not have arrived; the client keeps it and sends it again."""
+class Message:
+    """topic: string; payload: bytes; properties: None, or in MQTT 5 a dict."""
+
+    def __init__(self, topic, payload=b"", qos=0, retain=False, properties=None):
+        self.topic = topic
+        self.payload = payload
+        self.qos = qos
+        self.retain = retain
+        self.properties = properties
+        self.link = None  # where it came from
+        self.packet_id = self.size = 0
 
 
-class MQTTRefusedError(MQTTError):
-    """The broker said no.  code: its return code."""
+class Request:
+    """A packet on its way, and who waits for its answer."""
 
-    def __init__(self, text, code):
-        super().__init__(text)
-        self.code = code
+    deadline = 0  # ticks
+    code = 0  # of the answer
+
+    def __init__(self, kind, packet_id, packet, wanted=None):
+        self.kind = kind  # of the packet that answers it
+        self.packet_id = packet_id
+        self.packet = packet
+        self.wanted = wanted  # of a PUBLISH None, else (topic filter, …)
+        self.link = None  # where it was sent last
+        self.error = None
+        self.done = asyncio.Event()
 
 
 class Client:
     """One session with a broker.
 
-    dropped: messages at QoS 0 that came faster than `on_message` took them.
-    on_lost: None, or a plain function, called without arguments when a connection is lost.
+    error: None while connected, else what ended the last connection or attempt.
+    on_change: None, or a plain function, called without arguments when `error` has changed.
+    pause_s: how long the client waits now before it connects again; 0 if it does not.
+    dropped: messages at QoS 0 that came faster than they were taken.
+    refused: topic filter -> code, of those that the broker did not let us subscribe to.
     """
+
+    max_qos = 1
+    pause_s = dropped = 0
+    _last_id = 0
+    _taken = False  # the first of the backlog is being worked on
+    _waiting = 0  # bytes in the backlog
 
     def __init__(
         self,
-        open_stream,
+        brokers,
         client_id,
         *,
+        protocol=None,
         keepalive_s=60,
         will=None,
         clean=False,
+        user=None,
+        password=None,
         max_packet=2048,
         timeout_s=10,
-        on_message=None,
+        queue=16,
+        backoff_cap_s=60,
     ):
-        """open_stream: async function without arguments; gives MicroPython's (reader, writer).
+        """brokers: async function without arguments that gives MicroPython's (reader, writer), or
+        a list of them, in order of preference.
 
+        protocol: codec.V311() or v5.V5(); of this client alone.
         keepalive_s: 1 to 65535; a ping after half of it in silence, and after 1.25 times it the
         connection counts as lost.
-        will: (topic, payload, qos, retain), which the broker publishes when the connection breaks.
+        will: a Message that the broker publishes when the connection breaks.
         clean: True for a session that ends with the connection.
-        max_packet: bytes; a larger packet from the broker is an error.  Twice as much may wait
-        for on_message.
+        max_packet: bytes; a larger packet from the broker is an error.  Twice as much may wait to
+        be taken.
         timeout_s: for connecting, for an acknowledgement, for the network to take a packet.
-        on_message: async function (topic, payload, retained).  A message at QoS 1 is acknowledged
-        when it returns, so that one which was not finished comes again; one call at a time.
-        If it raises, the connection is given up.  Without it, messages are taken and forgotten.
+        queue: messages at QoS 1 that may be on their way at once; more wait in `publish`.
         """
-        if not 1 <= keepalive_s <= 65535:
-            raise ValueError("keepalive_s %d, expected 1 to 65535" % keepalive_s)
-        self.on_message = on_message
-        self.on_lost = None
-        self.dropped = 0
-        self._open_stream = open_stream
-        self._connect_packet = codec.encode_connect(client_id, keepalive_s, clean, will)
-        self._clean = clean
-        self._keepalive_ms = keepalive_s * 1000
-        self._timeout_s = timeout_s
+        if not 1 <= keepalive_s <= _LAST_ID:
+            raise ValueError("keepalive_s %r, expected 1 to 65535" % keepalive_s)
+        self.error = MQTTConnectionError("not connected")
+        self.on_change = None
+        self.refused = {}
+        self.brokers = brokers if isinstance(brokers, list) else [brokers]
+        self.protocol = protocol or V311()
+        self.timeout_s = timeout_s
+        self.queue = queue
+        self.backoff_cap_s = backoff_cap_s
+        self.options = (client_id, keepalive_s, clean, will, user, password, max_packet)
+        self.protocol.encode_connect(*self.options)  # a mistake in it shows here
         self._buffer = memoryview(bytearray(max_packet))
         self._link = None
-        self._requests = []  # sent and not acknowledged, in the order of sending
+        self._task = None  # the supervisor
+        self._requests = []  # in order, until they are answered
         self._room = asyncio.Event()  # there may be fewer of them
-        self._last_id = 0
-        self._backlog = []  # (link, topic, payload, retained, packet id) for on_message
-        self._backlog_bytes = 0
-        self._delivery = None  # the task that is busy with the backlog
+        self._wanted = {}  # topic filter -> (qos, options, properties)
+        self._backlog = []  # messages that wait to be taken
+        self._arrived = asyncio.Event()
 
     async def connect(self):
-        """Connect; returns whether the broker still had the session, with its subscriptions.
+        """Connect and stay connected; returns whether the broker still had the session.
 
-        A connection that is still there is closed first.  Raises MQTTRefusedError,
-        MQTTProtocolError, MQTTTimeoutError, and MQTTConnectionError for what open_stream raises.
+        Tries each broker once, and raises what the last one raised: MQTTRefusedError,
+        MQTTProtocolError, MQTTTimeoutError, or MQTTConnectionError for what came of the stream.
         """
         await self.close()
-        link = None
         try:
-            stream = await within(self._timeout_s, self._open_stream(), "no connection")
-            link = Link(stream, self._buffer, min(self._timeout_s, self._keepalive_ms // 1000))
-            await link.send(self._connect_packet)
-            answer = await within(self._timeout_s, link.receive(), "no CONNACK")
-            session_present = self._check_connack(answer)
-            self._link = link
-            link.on_lost = self._lost
-            link.run(self._receive(link))
-            link.run(self._watch(link))
-            await self._resend(link, session_present)
-        except Exception as error:
-            raise link.fail(error) if link else translate(error)
-        except BaseException:  # cancelled
-            if link:
-                link.fail(MQTTConnectionError("cancelled"))
+            present = await self._attempt()
+        except MQTTError:
+            self._note()
             raise
-        return session_present
+        self.start()
+        return present
+
+    def start(self, tries=0):
+        """Connect and stay connected, in the background.
+
+        tries: pause first, as if so many attempts had failed.
+        """
+        if not self._task:
+            self._task = asyncio.create_task(self._supervise(tries))
+
+    async def __aenter__(self):
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *exception):
+        await self.disconnect()
 
     async def disconnect(self):
         """Say goodbye, so that the will is not published, and close.  Never raises."""
-        link = self._link
-        if link and not link.error:
-            try:
-                await link.send(codec.DISCONNECT_PACKET)
-            except MQTTError:
-                pass  # lost just now: closed all the same
+        try:
+            if not self.error:
+                await self._link.send(b"\xe0\x00")  # DISCONNECT
+                await self._link.get_room()
+        except MQTTError:
+            pass  # lost just now: closed all the same
         await self.close()
 
     async def close(self):
-        """Close without a goodbye: the broker publishes the will.  Never raises."""
-        link, self._link = self._link, None
-        if link:
-            link.on_lost = None  # nothing is lost that was given up
-            self._release()
-            await link.close()
+        """Close without a goodbye: the broker publishes the will.  Never raises.
 
-    def check(self):
-        """Raise what ended the connection, or MQTTConnectionError if there never was one."""
-        if not self._link:
-            raise MQTTConnectionError("not connected")
-        if self._link.error:
-            raise self._link.error
-
-    async def publish(self, topic, payload, qos=0, retain=False):
-        """Publish bytes; at QoS 1, return when the broker has acknowledged them.
-
-        Up to 8 may be on their way at once; more wait here.  MQTTUnacknowledgedError means that
-        the next `connect` sends the message again: publishing it anew would make two of it.
-        After any other MQTTError it is forgotten.  Raises ValueError for a topic that MQTT does
-        not allow.
+        Whoever waits gets an MQTTConnectionError; a message that was not acknowledged is kept,
+        and sent with the next `connect`.
         """
-        packet_id = await self._new_id() if qos else 0
-        packet = codec.encode_publish(topic, payload, qos, retain, packet_id)
-        if qos:
-            await self._request(codec.PUBACK, packet_id, packet)
-        else:
-            self.check()
-            await self._link.send(packet)
+        if self._task:
+            self._task.cancel()
+            self._task = None
+        if self._link:
+            await self._link.close()
+        self.error = MQTTConnectionError("closed")
+        self.pause_s = 0
+        for request in self._requests:
+            request.error = self.error
+            request.done.set()
+        self._requests = [each for each in self._requests if not each.wanted]
+        self._room.set()
+        self._arrived.set()
 
-    async def subscribe(self, topic_filter, qos=0):
+    async def _supervise(self, tries):
+        """The task that owns reconnection, and receives while there is a connection."""
+        while True:
+            link = self._link
+            if not self.error:
+                up = ticks_ms()
+                await link.serve(self._receive(link))
+                if self._task is not asyncio.current_task():
+                    return  # by `close`
+                self.error = link.error
+                await link.close()
+                if ticks_diff(ticks_ms(), up) > self.timeout_s * 1000:
+                    tries = 0
+                tries += 1
+            if tries:  # a pause with full jitter, so that a fleet does not come back at once
+                ceiling_s = min(self.backoff_cap_s, 1 << min(tries - 1, 16))
+                self.pause_s = int.from_bytes(urandom(2), "little") / 65536 * ceiling_s
+                self._note()
+                await asyncio.sleep(self.pause_s)
+                self.pause_s = 0
+            try:
+                await self._attempt()
+            except Exception:  # a MemoryError, too, must not end the supervisor
+                tries += 1
+
+    async def _attempt(self):
+        from .connect import connect  # here: its place in memory is of use to others
+
+        link, session = await connect(self)
+        try:
+            self._begin(link, session)
+        except Exception as error:  # no memory, or the store
+            self.error = link.fail(error)
+            await link.close()
+            raise self.error
+        return session
+
+    def _begin(self, link, session):
+        """What was on its way goes again, in the same order; sections 4.4 and 4.6."""
+        for message in self._backlog[:]:
+            if not session:  # it is new, and so are its packet ids
+                message.packet_id = 0
+            elif message.qos and not (self._taken and message is self._backlog[0]):
+                self._backlog.remove(message)  # it comes again
+                self._waiting -= message.size
+        for request in self._requests[:]:
+            self._repeat(request, session)
+        if not session:
+            waiting = [each.wanted[0] for each in self._requests if each.wanted]
+            for name, details in self._wanted.items():
+                if name not in waiting:
+                    self._subscribe(_SUBACK, self.protocol.encode_subscribe, name, *details)
+                    self._requests.insert(0, self._requests.pop())  # before what it may answer
+        self._link = link
+        link.quota = self.protocol.receive_maximum
+        self.error = None
+        link.run(self._watch(link))
+        link.wake()
+        self._note()
+
+    def _repeat(self, request, session):
+        packet = request.packet
+        if request.link and not request.wanted:
+            flags = packet[0] & ~_DUP | (_DUP if session else 0)
+            request.packet = bytes((flags,)) + packet[1:]
+
+    def _note(self):
+        if self.on_change:
+            self.on_change()
+
+    async def publish(self, topic, payload, qos=0, retain=False, properties=None):
+        """Publish bytes or a string; returns a reason code, 0 but for MQTT 5.
+
+        At QoS 0, raises MQTTConnectionError without a connection.  At QoS 1 it waits for room in
+        the queue and for the acknowledgement, over as many connections as that takes; cancelled,
+        the message stays in the queue.  MQTTRefusedError if the broker does not take it; ValueError
+        for a topic that MQTT does not allow.
+        """
+        if not qos:
+            if self.error:
+                raise self.error
+            link = self._link
+            await link.get_room()
+            packet = self.protocol.encode_publish(topic, payload, 0, retain, 0, properties)
+            self.protocol.check(packet)
+            link.write(packet)
+            return 0
+        if len(self._requests) >= self.queue:
+            await self.get_room()
+        self._check()
+        return await self._answer(self._publish(topic, payload, qos, retain, properties))
+
+    def _check(self):
+        if not self._task:
+            raise self.error
+
+    async def get_room(self):
+        while self._task and len(self._requests) >= self.queue:
+            self._room.clear()
+            await self._room.wait()
+
+    async def subscribe(self, topic_filter, qos=0, options=0, properties=None):
         """Subscribe; returns the QoS that the broker granted.
 
-        Raises MQTTRefusedError if it grants none; ValueError for a malformed filter.
+        options: of mqtt.v5.  Raises MQTTRefusedError if it grants none; ValueError for a
+        malformed filter.
         """
-        packet_id = await self._new_id()
-        packet = codec.encode_subscribe(packet_id, topic_filter, qos)
-        granted = await self._request(codec.SUBACK, packet_id, packet)
-        if granted == codec.REFUSED:
-            raise MQTTRefusedError("subscription to %r refused" % topic_filter, granted)
-        return granted
+        self._check()
+        encode = self.protocol.encode_subscribe
+        return await self._answer(
+            self._subscribe(_SUBACK, encode, topic_filter, qos, options, properties)
+        )
 
     async def unsubscribe(self, topic_filter):
         """Unsubscribe.  Raises ValueError for a malformed filter."""
-        packet_id = await self._new_id()
-        packet = codec.encode_unsubscribe(packet_id, topic_filter)
-        await self._request(codec.UNSUBACK, packet_id, packet)
+        self._check()
+        encode = self.protocol.encode_unsubscribe
+        await self._answer(self._subscribe(_UNSUBACK, encode, topic_filter))
 
-    def _check_connack(self, packet):
-        if packet[1] != codec.CONNACK:
-            raise MQTTProtocolError("packet type %d, expected CONNACK" % packet[1])
-        session_present, code = packet[2:]
-        if code:
-            raise MQTTRefusedError("connection refused: " + _REFUSALS[code - 1], code)
-        if session_present and self._clean:
-            raise MQTTProtocolError("CONNACK: session present, expected a clean one")
-        return session_present
+    def _publish(self, topic, payload, qos, retain, properties):
+        packet_id = self._new_id(qos)
+        packet = self.protocol.encode_publish(topic, payload, qos, retain, packet_id, properties)
+        return self._submit(Request(_PUBREC if qos > 1 else _PUBACK, packet_id, packet))
 
-    async def _resend(self, link, session_present):
-        """Publish again what was not acknowledged, in the same order; sections 4.4 and 4.6."""
-        for request in self._requests[:]:
-            # To a broker that lost the session these are new.
-            flag = codec.DUP if session_present else 0
-            request.packet[0] = request.packet[0] & ~codec.DUP | flag
-            request.deadline = self._deadline()
-            await link.send(request.packet)
+    def _subscribe(self, kind, encode, topic_filter, *details):
+        packet_id = self._new_id(details[0] if details else 0)
+        packet = encode(packet_id, topic_filter, *details)
+        return self._submit(Request(kind, packet_id, packet, (topic_filter, details)))
 
-    async def _new_id(self):
-        """A packet id that is not in use, once there is room for one more request."""
-        self.check()
-        while len(self._requests) >= _WINDOW:
-            self._room.clear()
-            await self._room.wait()
-            self.check()
+    def _new_id(self, qos):
+        if qos > self.max_qos:
+            raise ValueError("QoS %d needs mqtt.full" % qos)
         while True:
             self._last_id = self._last_id % _LAST_ID + 1
             if not self._find(self._last_id):
@@ -220,124 +334,178 @@ class Client:
                 return request
         return None
 
-    def _deadline(self):
-        return ticks_add(ticks_ms(), self._timeout_s * 1000)
-
-    async def _request(self, answer, packet_id, packet):
-        """Send a packet and wait for its answer; `_watch` ends the link when it is overdue."""
-        link = self._link
-        request = _Request(answer, packet_id, packet, self._deadline())
+    def _submit(self, request):
+        """Send a request now if nothing is before it, or leave it to `_pump`."""
+        is_next = not self._is_waiting()
         self._requests.append(request)
+        if not self.error and not (is_next and self._send(request)):
+            self._link.wake()
+        return request
+
+    def _is_waiting(self):
+        """Whether a request is still to be sent on this connection: then so is the last."""
+        return self._requests and self._requests[-1].link is not self._link
+
+    def _send(self, request):
+        """Send a request if there is room for it; returns whether it is done with for now."""
+        link = self._link
+        is_publish = not request.wanted
         try:
-            await link.send(packet)
-        except MQTTError:
-            pass  # kept in link.error, and `_release` has been here
-        except asyncio.CancelledError:
-            if not link.error:  # nothing was sent
-                self._requests.remove(request)
-            raise
+            if (is_publish and not link.quota) or link.is_full():
+                return False
+            if is_publish:
+                self.protocol.check(request.packet)
+            link.write(request.packet)
+        except MQTTRefusedError as error:  # not sent: the broker has said that it would be
+            self._settle(request, error.code)
+            return True
+        except MQTTError:  # lost just now: it goes with the next connection
+            return False
+        link.quota -= is_publish
+        request.link = link
+        request.deadline = ticks_add(ticks_ms(), self.timeout_s * 1000)
+        return True
+
+    async def _answer(self, request):
         await request.done.wait()
-        if request.result is not None:
-            return request.result
-        if answer == codec.PUBACK:
-            raise MQTTUnacknowledgedError(str(link.error))
-        raise link.error
+        if request.error:
+            raise request.error
+        return request.code
+
+    async def _pump(self, link):
+        """The task that sends what could not be sent at once, and waits for the network."""
+        is_sent = True
+        while is_sent:
+            await link.flush()
+            is_sent = False
+            for request in self._requests:
+                if request.link is not link:
+                    is_sent = self._send(request)
+                    break
+        link.running = False
+
+    async def _watch(self, link):
+        """The task that pings, and that gives the link up when an answer is overdue."""
+        keepalive_ms = (self.protocol.keepalive_s or self.options[1]) * 1000
+        while True:
+            await asyncio.sleep_ms(min(1000, keepalive_ms // 8))
+            now = ticks_ms()
+            silence_ms = ticks_diff(now, link.heard)
+            if silence_ms > keepalive_ms * 5 // 4:
+                raise MQTTTimeoutError("nothing heard within %d ms" % silence_ms)
+            for request in self._requests:
+                if request.link is link and ticks_diff(now, request.deadline) > 0:
+                    raise MQTTTimeoutError("no answer within %d s" % self.timeout_s)
+            quiet_ms = max(silence_ms, ticks_diff(now, link.sent))
+            if quiet_ms * 2 >= keepalive_ms and not link.is_full():
+                link.write(b"\xc0\x00")  # PINGREQ, until something is heard
 
     async def _receive(self, link):
-        """The task that reads."""
         while True:
-            self._handle(link, await link.receive())
-            if self._backlog:  # on_message first: a burst must not fill the backlog
+            more = self._handle(link, *await link.receive())
+            if more:
+                await more
+            if self._backlog:  # let it be taken first: a burst must not fill it
                 await asyncio.sleep_ms(0)
 
-    def _handle(self, link, packet):
-        kind = packet[1]
-        if kind == codec.PUBLISH:
-            self._accept(link, *packet[2:])
-        elif kind == codec.CONNACK:
-            raise MQTTProtocolError("a second CONNACK")
-        elif kind != codec.PINGRESP:  # that one has done its work by arriving
-            request = self._find(packet[2])
-            if not request or request.answer != kind:
-                raise MQTTProtocolError("packet type %d for unknown id %d" % (kind, packet[2]))
-            self._requests.remove(request)
-            request.result = packet[3] if kind == codec.SUBACK else 0
-            request.done.set()
-            self._room.set()
+    def _handle(self, link, _, kind, *values):
+        """Do what a packet says; returns None, or a coroutine that does the rest."""
+        if kind == _PUBLISH:
+            return self._accept(link, *values)
+        if kind == _DISCONNECT:
+            raise refusal("connection", values[0])
+        if kind != _PINGRESP:  # that one has done its work by arriving
+            self._settle(self._expect(link, kind, values[0]), values[1])
+        return None
 
-    def _accept(self, link, topic, payload, qos, retained, packet_id):
-        """Put a message in the backlog, and see that somebody works on it.
+    def _expect(self, link, kind, packet_id):
+        request = self._find(packet_id)
+        if not request or request.link is not link or request.kind != kind:
+            raise MQTTProtocolError("packet type %d for unknown id %d" % (kind, packet_id))
+        return request
 
-        on_message may itself wait for an acknowledgement, so reading must go on.  What does
-        not fit is dropped at QoS 0, and left unacknowledged at QoS 1, with all that follow it:
-        the broker sends these again after a reconnect, which `_deliver` brings about.
+    def _settle(self, request, code):
+        """A request is answered."""
+        self._requests.remove(request)
+        what = "publish"
+        if request.wanted:
+            what = request.wanted[0]
+            self._wanted.pop(what, None)
+            self.refused.pop(what, None)
+            if code >= _FAILURE:
+                self.refused[what] = code
+            elif request.kind == _SUBACK:
+                self._wanted[what] = request.wanted[1]
+        elif request.link:
+            request.link.quota += 1
+        if code >= _FAILURE:
+            request.error = refusal(what, code)
+        request.code = code
+        request.done.set()
+        self._room.set()
+        if self._is_waiting() and not self.error:
+            self._link.wake()
+
+    def _accept(self, link, topic, payload, qos, retain, packet_id, properties):
+        """Let a message wait to be taken.
+
+        What does not fit is dropped at QoS 0, and left unacknowledged at QoS 1, with all that
+        follow it: the broker sends these again after a reconnect, which `__anext__` brings about.
         """
+        if qos:
+            link.pending += 1
+            if link.pending > self.protocol.window or qos > self.max_qos:
+                raise MQTTProtocolError("QoS %d, %d unacknowledged" % (qos, link.pending))
+            message = self._backlog[0] if self._taken else None
+            if (
+                message
+                and message.packet_id == packet_id
+                and message.payload == payload
+                and message.topic == topic
+            ):  # sent again, and worked on
+                message.link = link
+                return None
         size = _OVERHEAD + len(topic) + len(payload)
-        if link.overrun or (self._backlog and self._backlog_bytes + size > 2 * len(self._buffer)):
+        if link.overrun or (self._backlog and self._waiting + size > 2 * len(self._buffer)):
             if qos:
                 link.overrun = True
             else:
                 self.dropped += 1
-            return
-        self._backlog.append((link, topic, bytes(payload), retained, packet_id))
-        self._backlog_bytes += size
-        if not self._delivery:
-            self._delivery = asyncio.create_task(self._deliver())
+            return None
+        message = Message(topic, bytes(payload), qos, retain, properties)
+        message.link = link
+        message.packet_id = packet_id
+        message.size = size
+        self._waiting += size
+        self._backlog.append(message)
+        self._arrived.set()
+        return None
 
-    async def _deliver(self):
-        """The task that hands over messages; ends when there are none."""
-        while self._backlog:
-            link, topic, payload, retained, packet_id = self._backlog.pop(0)
-            self._backlog_bytes -= _OVERHEAD + len(topic) + len(payload)
+    def _acknowledge(self, message):
+        return self.protocol.encode_ack(_PUBACK, message.packet_id)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        """The next message; to ask for it acknowledges the one before.  Ends on `close`."""
+        if self._taken:
+            self._taken = False
+            message = self._backlog.pop(0)
+            self._waiting -= message.size
+            link = message.link
             try:
-                if self.on_message:
-                    await self.on_message(topic, payload, retained)
-                if packet_id:
-                    await link.send(codec.encode_puback(packet_id))
-            except Exception as error:
-                # The application's, for it to get from its next call.  If the link is lost already
-                # (that may be the error), the message will come again.
-                link.fail(error)
-            if link.overrun and not self._backlog:
-                link.fail(MQTTConnectionError("backlog full: the broker must send again"))
-        self._delivery = None
-
-    async def _watch(self, link):
-        """The task that pings, and that gives the link up when an answer is overdue."""
-        limit = self._keepalive_ms * 5 // 4
-        while True:
-            await asyncio.sleep_ms(min(1000, self._keepalive_ms // 8))
-            now = ticks_ms()
-            if ticks_diff(now, link.heard) > limit:
-                raise MQTTTimeoutError("nothing heard within %d s" % (limit // 1000))
-            for request in self._requests:
-                if ticks_diff(now, request.deadline) > 0:
-                    raise MQTTTimeoutError("no answer within %d s" % self._timeout_s)
-            await link.ping(now, self._keepalive_ms // 2)
-
-    def _lost(self):
-        self._release()
-        if self.on_lost:
-            self.on_lost()
-
-    def _release(self):
-        """Wake all who wait; keep what is to be sent again."""
-        self._backlog.clear()
-        self._backlog_bytes = 0
-        requests = self._requests
-        self._requests = [each for each in requests if each.answer == codec.PUBACK]
-        for each in requests:
-            each.done.set()
-        self._room.set()
-
-
-class _Request:
-    """A packet on its way, and who waits for its answer."""
-
-    def __init__(self, answer, packet_id, packet, deadline):
-        self.answer = answer  # packet type
-        self.packet_id = packet_id
-        self.packet = packet
-        self.deadline = deadline  # ticks
-        self.done = asyncio.Event()
-        self.result = None  # until answered
+                if message.packet_id:
+                    link.pending -= 1
+                    await link.send(self._acknowledge(message))
+                if link.overrun and not self._backlog:
+                    link.fail(MQTTConnectionError("backlog full: the broker must send again"))
+            except MQTTError as error:
+                link.fail(error)  # if it is not lost already; the broker sends it again
+        while not self._backlog:
+            if not self._task:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._taken = True
+        return self._backlog[0]

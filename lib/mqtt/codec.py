@@ -1,8 +1,8 @@
 """MQTT 3.1.1 packets: arguments to bytes, and received bytes to tuples.  No I/O.
 
-Section numbers are those of the OASIS standard of 29 October 2014.  An encoder returns one
-whole packet.  `decode` takes what a server may send to a client that asks for QoS 0 and 1,
-checks every bit of it, and raises MQTTProtocolError for all else.
+Section numbers are those of the OASIS standard of 29 October 2014.  `V311.decode` takes what a
+server may send to a client, checks every bit of it, and raises MQTTProtocolError for all else.
+`mqtt.v5` is the same for MQTT 5, by way of the methods at the end of the class.
 """
 
 import struct
@@ -15,26 +15,21 @@ except ImportError:  # CPython
         return value
 
 
-# Section 2.2.1.  What else there is, a server must not send, or not to this client (QoS 2).
-CONNACK = const(2)
-PUBLISH = const(3)
-PUBACK = const(4)
-SUBACK = const(9)
-UNSUBACK = const(11)
-PINGRESP = const(13)
+# Packet types, section 2.2.1.  Private in each module that needs them: names cost memory.
+_CONNECT = const(1)
+_CONNACK = const(2)
+_PUBLISH = const(3)
+_PUBREL = const(6)
+_SUBSCRIBE = const(8)
+_SUBACK = const(9)
+_UNSUBSCRIBE = const(10)
+_PINGRESP = const(13)
 
-PINGREQ_PACKET = b"\xc0\x00"
-DISCONNECT_PACKET = b"\xe0\x00"
-
-REFUSED = const(0x80)  # the return code of a SUBACK, section 3.9.3
-DUP = const(0x08)  # in the first byte of a PUBLISH
-
+_DUP = const(0x08)  # in the first byte of a PUBLISH
 _MAX_FIELD = const(0xFFFF)  # of a text or a will, section 1.5.3
 _MAX_REMAINING = const(268_435_455)  # section 2.2.3
-# Remaining length of the packets that have only one; this client subscribes to one filter at a
-# time, so a SUBACK has one return code.
-_REMAINING = {CONNACK: 2, PUBACK: 2, SUBACK: 3, UNSUBACK: 2, PINGRESP: 0}
-_QUOTED_LEN = const(40)  # of what a peer sent, in a message
+_OR_MORE = const(0x80)
+_NEVER = const(0xFF)  # a server does not send it
 
 
 class MQTTError(Exception):
@@ -42,228 +37,287 @@ class MQTTError(Exception):
 
 
 class MQTTProtocolError(MQTTError):
-    """The server sent what section 3 forbids, or what was not asked for."""
+    """The server sent what the standard forbids, or what was not asked for."""
 
 
-def encode_connect(client_id, keepalive_s, clean, will=None):
-    """CONNECT, section 3.1.  will: (topic, payload, qos, retain).
+class MQTTRefusedError(MQTTError):
+    """The server said no.  code: its reason code (MQTT 5, section 2.4), or 3.1.1's return code."""
 
-    Raises ValueError for a topic, an id or a QoS that MQTT or this client does not allow.
-    """
-    flags = 0x02 if clean else 0
-    rest = _text(client_id)
-    if will:
-        topic, payload, qos, retain = will
-        flags |= 0x04 | _qos(qos) << 3 | (0x20 if retain else 0)
-        rest += _topic(topic) + _sized(payload)
-    return _packet(0x10, struct.pack(">H4sBBH", 4, b"MQTT", 4, flags, keepalive_s), rest)
+    def __init__(self, text, code):
+        super().__init__(text)
+        self.code = code
 
 
-def encode_publish(topic, payload, qos=0, retain=False, packet_id=0):
-    """PUBLISH, section 3.3, as a bytearray: DUP can be set in its first byte.
-
-    Raises ValueError for a topic that MQTT does not allow.
-    """
-    head = _topic(topic)
-    if qos:
-        head += struct.pack(">H", packet_id)
-    return _packet(PUBLISH << 4 | _qos(qos) << 1 | (1 if retain else 0), head, payload)
-
-
-def encode_puback(packet_id):
-    """PUBACK, section 3.4."""
-    return struct.pack(">BBH", 0x40, 2, packet_id)
-
-
-def encode_subscribe(packet_id, topic_filter, qos):
-    """SUBSCRIBE to one filter, section 3.8.  Raises ValueError for a malformed filter."""
-    return _packet(0x82, struct.pack(">H", packet_id), _filter(topic_filter) + bytes((_qos(qos),)))
-
-
-def encode_unsubscribe(packet_id, topic_filter):
-    """UNSUBSCRIBE from one filter, section 3.10.  Raises ValueError for a malformed filter."""
-    return _packet(0xA2, struct.pack(">H", packet_id), _filter(topic_filter))
-
-
-def decode(buf, start, end, limit):
-    """Decode the packet that begins at buf[start]; what is received so far ends at buf[end].
-
-    Returns None while the packet is not complete, else (where the next one starts, kind, …):
-      CONNACK   session_present, return code (0 to 5)
-      PUBLISH   topic, payload (buf's own bytes if buf is a memoryview), qos, retain,
-                packet id (0 at QoS 0)
-      PUBACK    packet id
-      SUBACK    packet id, granted QoS or REFUSED
-      UNSUBACK  packet id
-      PINGRESP  nothing
-    Raises MQTTProtocolError as soon as enough is received to see that the packet is wrong, or
-    that it will have more than `limit` bytes.
-    """
-    if start == end:
-        return None
-    span = _measure(buf, start, end, limit)
-    if not span or span[1] > end:
-        return None
-    body, stop = span
-    kind = buf[start] >> 4
-    if kind == PUBLISH:
-        return _decode_publish(buf, body, stop, buf[start] & 15)
-    if kind == PINGRESP:
-        return stop, kind
-    if kind == CONNACK:
-        return _decode_connack(buf[body], buf[body + 1], stop)
-    packet_id = _packet_id(buf, body)
-    if kind != SUBACK:
-        return stop, kind, packet_id
-    code = buf[body + 2]
-    if code > 1 and code != REFUSED:  # MQTT-3.9.3-2, and QoS 2 is never asked for
-        raise MQTTProtocolError("SUBACK: return code %d, expected 0, 1 or 128" % code)
-    return stop, kind, packet_id, code
-
-
-def _measure(buf, start, end, limit):
-    """(where the body begins, where it stops), section 2.2; None while that is not received."""
-    kind = buf[start] >> 4
-    flags = buf[start] & 15
-    if kind != PUBLISH and kind not in _REMAINING:
-        raise MQTTProtocolError("packet type %d, expected one for this client" % kind)
-    if kind != PUBLISH and flags:  # MQTT-2.2.2-1
-        raise MQTTProtocolError("packet type %d: flags %d, expected 0" % (kind, flags))
-    remaining = 0
-    for i in range(4):
-        at = start + 1 + i
-        if at == end:
-            return None
-        remaining |= (buf[at] & 0x7F) << 7 * i
-        if buf[at] < 0x80:
-            break
-    else:
-        raise MQTTProtocolError("remaining length: more than 4 bytes")
-    expected = _REMAINING.get(kind, remaining)
-    if remaining != expected:
-        raise MQTTProtocolError(
-            "packet type %d: remaining length %d, expected %d" % (kind, remaining, expected)
-        )
-    stop = at + 1 + remaining
-    if stop - start > limit:
-        raise MQTTProtocolError("packet of %d bytes, expected up to %d" % (stop - start, limit))
-    return at + 1, stop
-
-
-def _decode_connack(flags, code, stop):
-    """Section 3.2."""
-    if flags > 1:
-        raise MQTTProtocolError("CONNACK: flags %d, expected 0 or 1" % flags)
-    if code > 5:
-        raise MQTTProtocolError("CONNACK: return code %d, expected 0 to 5" % code)
-    if flags and code:  # MQTT-3.2.2-4
-        raise MQTTProtocolError("CONNACK: refused with %d, yet a session is present" % code)
-    return stop, CONNACK, bool(flags), code
-
-
-def _decode_publish(buf, start, stop, flags):
-    """Section 3.3."""
-    qos = flags >> 1 & 3
-    if qos > 1:
-        raise MQTTProtocolError("PUBLISH: QoS %d, expected 0 or 1" % qos)
-    if flags & DUP and not qos:  # MQTT-3.3.1-2
-        raise MQTTProtocolError("PUBLISH: DUP at QoS 0")
-    topic_end = start + 2
-    if topic_end <= stop:
-        topic_end += buf[start] << 8 | buf[start + 1]
-    payload = topic_end + 2 if qos else topic_end
-    if payload > stop:
-        raise MQTTProtocolError(
-            "PUBLISH: remaining length %d, expected %d or more" % (stop - start, payload - start)
-        )
-    topic = _decode_topic(buf[start + 2 : topic_end])
-    packet_id = _packet_id(buf, topic_end) if qos else 0
-    return stop, PUBLISH, topic, buf[payload:stop], qos, bool(flags & 1), packet_id
-
-
-def _packet_id(buf, at):
-    packet_id = buf[at] << 8 | buf[at + 1]
-    if not packet_id:  # MQTT-2.3.1-1
-        raise MQTTProtocolError("packet id 0, expected 1 to 65535")
-    return packet_id
-
-
-def _decode_topic(raw):
-    """A topic name, sections 1.5.3 and 4.7."""
+def refusal(topic, code, value=0):
+    """MQTTRefusedError of what is in `topic`; value: the MQTT 5 code to name it by, if another."""
     try:
-        topic = str(raw, "utf-8")
+        from .reasons import name
+
+        text = name(value or code)
+    except (ImportError, MemoryError):
+        text = "code"
+    return MQTTRefusedError("%s refused: %s (0x%02x)" % (topic, text, code), code)
+
+
+def malformed(kind, text, value):
+    """An MQTTProtocolError for a packet of this type."""
+    return MQTTProtocolError("packet type %d: %s %r" % (kind, text, value))
+
+
+class V311:
+    """MQTT 3.1.1, for one client: encoders give whole packets.
+
+    What an application hands over is checked, too: ValueError for a topic, a filter, an id or a
+    QoS that MQTT does not allow.
+    """
+
+    level = 4
+    keepalive_s = None  # what the server wants instead of the client's
+    receive_maximum = _MAX_FIELD  # PUBLISHes at QoS 1 and 2 that the server takes at once
+    window = _MAX_FIELD  # and that it may send at once
+
+    # The remaining length by packet type; a SUBACK has one return code, as a SUBSCRIBE one filter.
+    sizes = b"\xff\xff\x02\x80\x02\x02\x02\x02\xff\x03\xff\x02\xff\x00\xff\xff"
+    _topic = None  # the last one published to
+    _head = b""  # its bytes, with their length before them
+
+    def encode_connect(self, client_id, keepalive_s, clean, will, user, password, max_packet):
+        """CONNECT, section 3.1; begins a connection.  will: a Message or None."""
+        flags = 0x02 if clean else 0
+        rest = self._properties(_CONNECT, max_packet) + sized(client_id)
+        if will:
+            flags |= 0x04 | _qos(will.qos) << 3 | (0x20 if will.retain else 0)
+            rest += self._properties(0, will.properties) + _topic(will.topic) + sized(will.payload)
+        if user is not None:
+            flags |= 0x80
+            rest += sized(user)
+            if password is not None:  # MQTT-3.1.2-22: not without a user
+                flags |= 0x40
+                rest += sized(password)
+        head = struct.pack(">H4sBBH", 4, b"MQTT", self.level, flags, keepalive_s)
+        return _packet(0x10, head + rest)
+
+    def check_connack(self, packet):
+        """Whether the session is present, of a decoded CONNACK; MQTTRefusedError if refused."""
+        code = packet[3]
+        if code:  # section 3.2.2.3; MQTT 5 has names for the same
+            raise refusal("connection", code, b"\x84\x85\x88\x86\x87"[code - 1])
+        return packet[2]
+
+    def encode_publish(self, topic, payload, qos=0, retain=False, packet_id=0, properties=None):
+        """PUBLISH, section 3.3, of bytes or a string."""
+        if isinstance(payload, str):
+            payload = payload.encode()
+        return self.encode_publish_head(
+            topic, len(payload), qos, retain, packet_id, properties
+        ) + bytes(payload)
+
+    def encode_publish_head(self, topic, size, qos, retain, packet_id, properties):
+        """A PUBLISH as far as its payload, which is `size` bytes."""
+        if topic != self._topic:
+            self._head = _topic(topic)
+            self._topic = topic
+        head = self._head
+        if qos:
+            head += struct.pack(">H", packet_id)
+        head += self._properties(_PUBLISH, properties)
+        return _packet(0x30 | _qos(qos) << 1 | (1 if retain else 0), head, size)
+
+    def check(self, packet):
+        """Raise MQTTRefusedError for a PUBLISH, or its head, that the server does not take."""
+
+    def encode_ack(self, kind, packet_id):
+        """PUBACK, PUBREC, PUBREL or PUBCOMP, sections 3.4 to 3.7."""
+        return struct.pack(">BBH", kind << 4 | (2 if kind == _PUBREL else 0), 2, packet_id)
+
+    def encode_subscribe(self, packet_id, topic_filter, qos, options=0, properties=None):
+        """SUBSCRIBE to one filter, section 3.8."""
+        if options and self.level == 4:
+            raise ValueError("subscription options need MQTT 5")
+        head = struct.pack(">H", packet_id) + self._properties(_SUBSCRIBE, properties)
+        return _packet(0x82, head + _filter(topic_filter) + bytes((_qos(qos) | options,)))
+
+    def encode_unsubscribe(self, packet_id, topic_filter):
+        """UNSUBSCRIBE from one filter, section 3.10."""
+        head = struct.pack(">H", packet_id) + self._properties(_UNSUBSCRIBE, None)
+        return _packet(0xA2, head + _filter(topic_filter))
+
+    def decode(self, buf, start, end, limit):
+        """Decode the packet that begins at buf[start]; what is received so far ends at buf[end].
+
+        Returns None while the packet is not complete, else (where the next one starts, kind, …):
+          CONNACK   session_present, code, properties
+          PUBLISH   topic, payload (buf's own bytes if buf is a memoryview), qos, retain,
+                    packet id (0 at QoS 0), properties
+          PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK   packet id, code
+          PINGRESP  nothing
+        properties: None, or in MQTT 5 a dict.  A PUBLISH that is larger than buf comes when buf is
+        full, with what is there of its payload; the next packet then starts behind `end`.
+        Raises MQTTProtocolError as soon as enough is received to see that the packet is wrong, or
+        that it will have more than `limit` bytes.
+        """
+        if start == end:
+            return None
+        kind = buf[start] >> 4
+        flags = buf[start] & 15
+        if kind != _PUBLISH and flags != (2 if kind == _PUBREL else 0):  # MQTT-2.2.2-1
+            raise malformed(kind, "flags", flags)
+        size = self.sizes[kind]
+        if size == _NEVER:
+            raise malformed(kind, "first byte", kind << 4)
+        remaining, at = read_varint(buf, start + 1, end)
+        if remaining is None:
+            return None
+        if remaining != size and (size < _OR_MORE or remaining < size - _OR_MORE):
+            raise malformed(kind, "size", remaining)
+        stop = at + remaining
+        if kind != _PUBLISH:
+            limit = min(limit, len(buf))
+        if stop - start > limit:
+            raise MQTTProtocolError("packet of %d bytes, expected up to %d" % (stop - start, limit))
+        if stop > end and (stop - start <= len(buf) or end - start < len(buf)):
+            return None
+        if kind == _PUBLISH:
+            return self._decode_publish(buf, at, stop, min(stop, end), flags)
+        if kind == _PINGRESP:
+            return stop, kind
+        return self._decode_rest(kind, buf, at, stop)
+
+    def _decode_publish(self, buf, body, stop, end, flags):
+        """Section 3.3.  end: of what is there."""
+        qos = flags >> 1 & 3
+        if qos > 2 or (flags & _DUP and not qos):  # MQTT-3.3.1-4, MQTT-3.3.1-2
+            raise malformed(_PUBLISH, "flags", flags)
+        topic_end = body + 2
+        if topic_end <= end:
+            topic_end += buf[body] << 8 | buf[body + 1]
+        at = topic_end + 2 if qos else topic_end
+        if at > end:
+            raise malformed(_PUBLISH, "size", end - body)
+        topic = read_text(buf[body + 2 : topic_end])
+        if "+" in topic or "#" in topic:  # MQTT-3.3.2-2
+            raise malformed(_PUBLISH, "topic", topic[:40])
+        packet_id = _packet_id(buf, topic_end) if qos else 0
+        topic, properties, at = self._resolve(topic, buf, at, end)
+        return stop, _PUBLISH, topic, buf[at:end], qos, bool(flags & 1), packet_id, properties
+
+    # What MQTT 5 does otherwise.
+
+    def _properties(self, kind, properties):
+        """The bytes of a packet's properties.
+
+        kind 0: of the will; for a CONNECT, `properties` is the size of the largest packet to take.
+        """
+        if properties and kind != _CONNECT:
+            raise ValueError("properties need MQTT 5")
+        return b""
+
+    def _resolve(self, topic, buf, at, end):
+        """(topic, properties, where the payload begins) of a PUBLISH."""
+        if not topic:
+            raise malformed(_PUBLISH, "topic", topic)
+        return topic, None, at
+
+    def _decode_rest(self, kind, buf, at, stop):
+        code = buf[at + 2] if kind == _SUBACK else 0
+        if kind == _CONNACK:  # section 3.2
+            flags, code = buf[at], buf[at + 1]
+            # MQTT-3.2.2-4: no session where there is no connection
+            if flags > 1 or code > 5 or (flags and code):
+                raise malformed(kind, "code", (flags, code))
+            return stop, kind, bool(flags), code, None
+        if code > 2 and code != 0x80:  # MQTT-3.9.3-2
+            raise malformed(kind, "code", code)
+        return stop, kind, _packet_id(buf, at), code
+
+
+def read_varint(buf, at, end):
+    """(value, where it ends) of up to 4 bytes, section 2.2.3; (None, …) if it is not complete."""
+    value = shift = 0
+    while at < end:
+        byte = buf[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift == 28:
+            raise MQTTProtocolError("length of more than 4 bytes")
+    return None, at
+
+
+def read_text(data):
+    """The string, section 1.5.3."""
+    length = len(data)
+    try:
+        text = str(data, "utf-8")
+        if len(text) != length:  # MicroPython takes surrogates, overlong forms, out of range
+            for char in text:
+                code = ord(char)
+                length -= 1 + (code > 0x7F) + (code > 0x7FF) + (code > 0xFFFF)
+                if code >> 11 == 0x1B or code > 0x10FFFF:
+                    length = -1
+                    break
+        else:
+            length = 0
     except UnicodeError:
-        raise MQTTProtocolError("topic is not UTF-8: %r" % bytes(raw[:_QUOTED_LEN]))
-    if len(topic) != len(raw):
-        _check_utf8(topic, len(raw))
-    if not topic or "\0" in topic or "+" in topic or "#" in topic:
-        raise MQTTProtocolError(
-            "topic %r, expected a name without NUL, + or #" % topic[:_QUOTED_LEN]
-        )
-    return topic
+        length = -1
+    if length or "\0" in text:  # MQTT-1.5.3-2
+        raise MQTTProtocolError("text is not UTF-8, or has NUL in it")
+    return text
 
 
-def _check_utf8(text, encoded_len):
-    """Refuse what MicroPython's decoder lets through: surrogates, overlong and out of range."""
-    for char in text:
-        code = ord(char)
-        if 0xD800 <= code <= 0xDFFF or code > 0x10FFFF:
-            raise MQTTProtocolError("topic is not UTF-8: character 0x%x" % code)
-        encoded_len -= 1 + (code > 0x7F) + (code > 0x7FF) + (code > 0xFFFF)
-    if encoded_len:
-        raise MQTTProtocolError("topic is not UTF-8: %d bytes too long" % encoded_len)
+def varint(value):
+    """The bytes of a variable byte integer, section 2.2.3."""
+    if value > _MAX_REMAINING:
+        raise ValueError("packet of %d bytes, expected up to %d" % (value, _MAX_REMAINING))
+    if value < 0x80:
+        return bytes((value,))
+    return bytes((value & 0x7F | 0x80,)) + varint(value >> 7)
 
 
-def _packet(first, head, body):
-    """A packet of these parts, in one buffer and one allocation."""
-    if isinstance(body, str):
-        body = body.encode()
-    remaining = len(head) + len(body)
-    if remaining > _MAX_REMAINING:
-        raise ValueError("packet of %d bytes, expected up to %d" % (remaining, _MAX_REMAINING))
-    at = 2 + (remaining > 0x7F) + (remaining > 0x3FFF) + (remaining > 0x1FFFFF)
-    packet = bytearray(at + remaining)
-    packet[0] = first
-    for i in range(1, at):
-        packet[i] = remaining & 0x7F | (0x80 if i + 1 < at else 0)
-        remaining >>= 7
-    packet[at : at + len(head)] = head
-    packet[at + len(head) :] = body
-    return packet
-
-
-def _qos(qos):
-    if qos not in (0, 1):
-        raise ValueError("QoS %r, expected 0 or 1" % qos)
-    return qos
-
-
-def _sized(data):
+def sized(data):
+    """Bytes, or a string as UTF-8, with the length before them."""
     if isinstance(data, str):
+        if "\0" in data:  # MQTT-1.5.3-2
+            raise ValueError("%r, expected a text without NUL" % data)
         data = data.encode()
     if len(data) > _MAX_FIELD:
         raise ValueError("%d bytes, expected up to %d" % (len(data), _MAX_FIELD))
     return struct.pack(">H", len(data)) + data
 
 
-def _text(text):
-    if "\0" in text:  # MQTT-1.5.3-2
-        raise ValueError("%r: NUL is not allowed" % text)
-    return _sized(text)
+def _packet(first, rest, size=0):
+    """A packet of these parts; `size` more bytes are to follow."""
+    return bytes((first,)) + varint(len(rest) + size) + rest
+
+
+def _packet_id(buf, at):
+    packet_id = buf[at] << 8 | buf[at + 1]
+    if not packet_id:  # MQTT-2.3.1-1
+        raise MQTTProtocolError("packet id 0")
+    return packet_id
+
+
+def _qos(qos):
+    if qos not in (0, 1, 2):
+        raise ValueError("QoS %r, expected 0, 1 or 2" % qos)
+    return qos
 
 
 def _topic(name):
     if not name or "+" in name or "#" in name:  # MQTT-3.3.2-2
         raise ValueError("topic %r, expected a name without + or #" % name)
-    return _text(name)
+    return sized(name)
 
 
 def _filter(topic_filter):
     """Section 4.7.1: a wildcard is a whole level, and # the last one."""
     levels = topic_filter.split("/")
     for level in levels:
-        if len(level) > 1 and ("+" in level or "#" in level):
-            raise ValueError("topic filter %r: a wildcard is a whole level" % topic_filter)
-    if not topic_filter or "#" in levels[:-1]:
-        raise ValueError("topic filter %r: expected # only at the end" % topic_filter)
-    return _text(topic_filter)
+        if not topic_filter or (len(level) > 1 and ("+" in level or "#" in level)):
+            break
+    else:
+        if "#" not in levels[:-1]:
+            return sized(topic_filter)
+    raise ValueError("topic filter %r: + and # are whole levels, # the last" % topic_filter)

@@ -46,6 +46,7 @@ use_identity_as_username true
 allow_anonymous false
 acl_file {folder}/broker/access
 
+set_tcp_nodelay true
 max_packet_size 8192
 max_inflight_messages 4
 max_queued_messages 100
@@ -64,11 +65,15 @@ log_type all
 class Broker:
     """One mosquitto process on one folder; start and stop it as often as needed."""
 
-    def __init__(self, folder: Path, pki: Path, bind: str, port: int):
+    def __init__(
+        self, folder: Path, pki: Path, bind: str, port: int, configuration: str = _CONFIGURATION
+    ):
+        """configuration: as the fleet's, with the same {names} in it."""
         self.port = port
         self._folder = folder
         self._pki = pki
         self._bind = bind
+        self._configuration = configuration
         self._log = folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -120,7 +125,7 @@ class Broker:
     def _write_configuration(self) -> Path:
         broker = self._folder / "broker"
         broker.mkdir(mode=files.SECRET_FOLDER_MODE, exist_ok=True)
-        text = _CONFIGURATION.format(
+        text = self._configuration.format(
             port=self.port, bind=self._bind, pki=self._pki.resolve(), folder=self._folder.resolve()
         )
         if os.geteuid() == 0:

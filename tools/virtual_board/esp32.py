@@ -8,14 +8,15 @@ only the FAT file system uses, are not modelled.
 import struct as _struct
 
 import chip as _chip
-from micropython import const as _const
+from micropython import const
 
-_TABLE = _const(0x8000)
-_SECTOR = _const(4096)
-_FLASH_LEN = _const(0x400000)
-_ANY = _const(0xFF)
-_READONLY = _const(2)
-_FAT = _const(0x81)
+_TABLE = const(0x8000)
+_SECTOR = const(4096)
+_FLASH_LEN = const(0x400000)
+_ANY = const(0xFF)
+_READONLY = const(2)
+_FAT = const(0x81)
+del const  # the chip's module has none
 
 
 def _check(code, name):

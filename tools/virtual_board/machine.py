@@ -3,6 +3,7 @@
 import time as _time
 
 import chip as _chip
+from micropython import const
 
 PWRON_RESET = 1
 HARD_RESET = 2
@@ -10,8 +11,9 @@ WDT_RESET = 3
 DEEPSLEEP_RESET = 4
 SOFT_RESET = 5
 
-_FOREVER = 0xFFFFFFFF
-_MEMORY_LEN = 2048
+_FOREVER = const(0xFFFFFFFF)
+_MEMORY_LEN = const(2048)
+del const  # the chip's module has none
 
 
 def reset():

@@ -4,13 +4,15 @@ Sockets are the host's own and do not follow the link: only what the driver says
 """
 
 import chip as _chip
+from micropython import const
 
 STA_IF = 0
 STAT_IDLE = 1000
 STAT_GOT_IP = 1010
 STAT_NO_AP_FOUND = 201
 
-_HOSTNAME_MAX_LEN = 32
+_HOSTNAME_MAX_LEN = const(32)
+del const  # the chip's module has none
 _hostname = "mpy-esp32"
 
 

@@ -4,14 +4,15 @@ Every function takes the chip and the partition table's entries (esp32.py) first
 """
 
 import idf
+from micropython import const
 
-_APP = 0
-_DATA = 1
-_SUBTYPE_FACTORY = 0
-_SUBTYPE_OTADATA = 0
-_SUBTYPE_OTA_0 = 0x10
-_SUBTYPE_OTA_MAX = 0x20
-_SECTOR = 4096
+_APP = const(0)
+_DATA = const(1)
+_SUBTYPE_FACTORY = const(0)
+_SUBTYPE_OTADATA = const(0)
+_SUBTYPE_OTA_0 = const(0x10)
+_SUBTYPE_OTA_MAX = const(0x20)
+_SECTOR = const(4096)
 
 
 def _check(code, name):

@@ -27,10 +27,11 @@ import ffi
 import machine  # noqa: F401
 import network  # noqa: F401
 import vfs
+from micropython import const
 
-_CAUSE_SOFT = 5
-_PR_SET_PDEATHSIG = 1
-_SIGKILL = 9
+_CAUSE_SOFT = const(5)
+_PR_SET_PDEATHSIG = const(1)
+_SIGKILL = const(9)
 
 
 def run():

@@ -2,6 +2,7 @@
 
 import chip as _chip
 import utime as _host
+from micropython import const
 from utime import (  # noqa: F401
     sleep,
     sleep_ms,
@@ -13,7 +14,8 @@ from utime import (  # noqa: F401
     ticks_us,
 )
 
-_UNIX_2000 = 946684800
+_UNIX_2000 = const(946684800)
+del const  # the chip's module has none
 
 
 def time():

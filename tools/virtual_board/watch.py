@@ -6,7 +6,9 @@ Log of flash operations: `erase|program <address> <length>`. Log of the heap, af
 
 import gc
 
-_POWER_CUT = 66
+from micropython import const
+
+_POWER_CUT = const(66)
 
 
 def start(settings, control, ticks):
