@@ -107,7 +107,8 @@ class Client:
         clean: True for a session that ends with the connection.
         max_packet: bytes; a larger packet from the broker is an error.  Twice as much may wait to
         be taken.
-        timeout_s: for connecting, for an acknowledgement, for the network to take a packet.
+        timeout_s: for an acknowledgement; for connecting, and for the network to take a packet, as
+        long as it is not more than keepalive_s.
         queue: messages at QoS 1 that may be on their way at once; more wait in `publish`.
         """
         if not 1 <= keepalive_s <= _LAST_ID:
@@ -264,10 +265,10 @@ class Client:
     async def publish(self, topic, payload, qos=0, retain=False, properties=None):
         """Publish bytes or a string; returns a reason code, 0 but for MQTT 5.
 
-        At QoS 0, raises MQTTConnectionError without a connection.  At QoS 1 it waits for room in
-        the queue and for the acknowledgement, over as many connections as that takes; cancelled,
-        the message stays in the queue.  MQTTRefusedError if the broker does not take it; ValueError
-        for a topic that MQTT does not allow.
+        At QoS 0 without a connection, raises `error`.  At QoS 1 it waits for room in the queue and
+        for the acknowledgement, over as many connections as that takes; cancelled, the message
+        stays in the queue.  MQTTRefusedError if the broker does not take it; ValueError for a
+        topic that MQTT does not allow.  A client that was not started raises `error`.
         """
         if not qos:
             if self.error:

@@ -68,7 +68,8 @@ class FullClient(Client):
     def post(self, topic, payload, qos=0, retain=False, properties=None):
         """Publish without waiting: at QoS 0 now or not at all, else by way of the queue.
 
-        Returns False if the message was dropped.  At QoS 0, one with the topic and the length
+        Returns False if the message was dropped.  If an older one was, whoever waits for that in
+        `publish` gets an MQTTConnectionError.  At QoS 0, a message with the topic and the length
         of the one before takes no memory.
         """
         if qos:
