@@ -117,9 +117,7 @@ def find_mirrors() -> list[str]:
     return list(dict.fromkeys(mirrors))
 
 
-def download_packages(
-    mirror: str, work: Path, packages: tuple[str, ...] = PACKAGES
-) -> list[Path]:
+def download_packages(mirror: str, work: Path, packages: tuple[str, ...] = PACKAGES) -> list[Path]:
     """Fetch packages from `mirror` into `work` with apt, which verifies them against KEYRING."""
     for folder in ("state/lists/partial", "cache/archives/partial", "debs"):
         (work / folder).mkdir(parents=True, exist_ok=True)
