@@ -22,6 +22,7 @@ from firmware.supervisor import Supervisor, TaskError
 _TRIAL_S = const(300)
 _SETTLED_S = const(60)  # uptime after which a restart is no crash loop any more
 _OUTBOX = const(24)  # messages that wait while there is no session
+_LATEST = const(4)  # of them at QoS 0: old telemetry must not take the memory to connect with
 _ONLINE_LIMIT_S = const(180)  # how long the task may be silent: several timeouts in a row
 
 
@@ -108,8 +109,11 @@ class Agent:
         return True
 
     def post(self, kind, message, qos):
-        """Queue a message for up/<kind>; if the queue is full, its oldest entry goes."""
-        if len(self.outbox) >= _OUTBOX:
+        """Queue a message for up/<kind>; at QoS 0 the last few are kept, of all the last 24."""
+        old = [entry for entry in self.outbox if not entry[2]]
+        if not qos and len(old) >= _LATEST:
+            self.outbox.remove(old[0])
+        elif len(self.outbox) >= _OUTBOX:
             self.outbox.pop(0)
         self.outbox.append((kind, message, qos))
         self.wake.set()

@@ -25,7 +25,7 @@ class Device:
         self.config = {}
 
     def telemetry(self, values):
-        """Queue a dict for up/telemetry, QoS 0; the oldest is dropped when the queue is full."""
+        """Queue a dict for up/telemetry, QoS 0; without a session, the last four are kept."""
         self._post("telemetry", values, 0)
 
     def event(self, name, **details):

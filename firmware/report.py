@@ -4,22 +4,12 @@ import json
 
 import machine
 
-from firmware.clock import host_port, now
+from firmware.clock import now
 from trust import TrustError
 
 
-async def begin(agent, client, prefix):
-    """What is said and done first over each connection to the broker."""
-    agent.clock.keep()
-    await client.subscribe(prefix + "down/#", 1)
-    await client.publish(prefix + "up/state", _state(agent.boot), 1, True)
-    print("signet: connected to", host_port(agent.boot.record["broker"])[0])
-    if await agent.confirm():
-        await client.publish(prefix + "up/state", _state(agent.boot), 1, True)
-
-
-def _state(boot):
-    """The retained message on up/state."""
+def state(boot):
+    """The retained message on up/state, as JSON."""
     state = boot.state
     report = {
         "online": True,

@@ -72,7 +72,8 @@ class Session:
             try:
                 if self.fresh:
                     await self._begin()
-                while agent.outbox and not self._client.error:
+                # A publish may outlast its connection: then the next one begins with the state.
+                while agent.outbox and not self._client.error and not self.fresh:
                     await self._publish(*agent.outbox.pop(0))
                 if agent.restart_reason:
                     if not self._client.error:
@@ -89,14 +90,25 @@ class Session:
                 agent.beat()
 
     async def _begin(self):
+        """What is said and done first over each connection."""
+        try:
+            unload()  # what only connecting needs: memory is scarcest now
+            self._agent.clock.keep()
+            await self._client.subscribe(self._prefix + "down/#", 1)
+            await self._publish_state()
+            print("signet: connected to", self._broker[0])
+            if await self._agent.confirm():
+                await self._publish_state()
+        finally:
+            self.fresh = False
+
+    async def _publish_state(self):
         from firmware import report
 
-        try:
-            await report.begin(self._agent, self._client, self._prefix)
-        finally:
-            del report
-            unload()
-            self.fresh = False
+        state = report.state(self._agent.boot)
+        del report
+        unload()
+        await self._client.publish(self._prefix + "up/state", state, 1, True)
 
     async def _publish(self, kind, message, qos, retain=False):
         payload = json.dumps(message).encode()

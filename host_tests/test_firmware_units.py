@@ -720,3 +720,16 @@ def test_what_stage_1_passed_over_is_reported(load: Load, machine: Machine) -> N
         {"event": "update", "result": "rolled-back", "version": None, "reason": why},
         {"event": "security", "reason": "slot a: altered"},
     ]
+
+
+def test_outbox_keeps_the_latest_telemetry_and_all_events(load: Load) -> None:
+    agent = load("agent").Agent
+    queue = SimpleNamespace(outbox=[], wake=SimpleNamespace(set=lambda: None))
+    for number in range(9):
+        agent.post(queue, "telemetry", number, 0)
+        agent.post(queue, "event", number, 1)
+    assert [entry[1] for entry in queue.outbox if not entry[2]] == [5, 6, 7, 8]
+    assert [entry[1] for entry in queue.outbox if entry[2]] == list(range(9))
+    for number in range(9, 40):
+        agent.post(queue, "event", number, 1)
+    assert [entry[1] for entry in queue.outbox] == list(range(16, 40))
