@@ -1,25 +1,19 @@
 """Stage 1, wired to the board: verify a slot, mount it read-only, run its agent."""
 
-import gc
 import sys
 import time
 
 import machine
 import vfs
 from esp32 import Partition
-from micropython import const
 
 from trust import TrustError
 
-_TYPE_IDENTITY = const(0x3F)  # esp_secure_cert's own partition type
-_COLLECT_AFTER = const(2048)  # bytes allocated
+_TYPE_IDENTITY = 0x3F  # esp_secure_cert's own partition type
 
 
 def run():
     """Boot the best slot; comes back only by an exception."""
-    # Garbage must not lie between what stays: once its first 64 KB of heap do not suffice,
-    # MicroPython takes more of the memory in which TLS and the network have theirs.
-    gc.threshold(_COLLECT_AFTER)
     boot, watchdog = _mount_slot()
     # No "" and no "/lib": what a slot imports comes out of the slot, or of stage 1's own package.
     sys.path[:] = ("/slot", "/slot/lib", ".frozen")

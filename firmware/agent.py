@@ -10,6 +10,7 @@ which costs it a try.
 """
 
 import asyncio
+import gc
 
 import machine
 from micropython import const
@@ -21,6 +22,7 @@ from firmware.supervisor import Supervisor, TaskError
 
 _TRIAL_S = const(300)
 _SETTLED_S = const(60)  # uptime after which a restart is no crash loop any more
+_COLLECT_AFTER = const(2048)  # bytes allocated, while a connection is made
 _OUTBOX = const(24)  # messages that wait while there is no session
 _LATEST = const(4)  # of them at QoS 0: old telemetry must not take the memory to connect with
 _ONLINE_LIMIT_S = const(180)  # how long the task may be silent: several timeouts in a row
@@ -76,6 +78,9 @@ class Agent:
             await updater.run(self, restarts)
             del updater
             unload()
+        # Garbage must not lie between what stays now: once its first 64 KB of heap do not suffice,
+        # MicroPython takes more of the memory in which TLS and the network have theirs.
+        gc.threshold(_COLLECT_AFTER)
         from firmware.session import Session
 
         await Session(self, restarts).run()

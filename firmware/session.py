@@ -6,6 +6,7 @@ good order and the board restarts into the update.
 """
 
 import asyncio
+import gc
 import json
 
 from micropython import const
@@ -22,6 +23,7 @@ _HANDSHAKE_S = const(20)
 _TIMEOUT_S = const(60)  # to join the network, set the clock and shake hands; for an acknowledgement
 _MAX_PACKET = const(2304)  # an update order is the largest message
 _QUEUE = const(4)
+_COLLECT_AFTER = const(2048)  # bytes allocated, while a connection is made
 _PATIENCE = const(2)  # restarts in a row that are still taken for an accident
 
 
@@ -48,6 +50,7 @@ class Session:
     async def _open(self):
         from firmware import link
 
+        gc.threshold(_COLLECT_AFTER)
         agent = self._agent
         await link.setup(agent)
         del link
@@ -100,6 +103,8 @@ class Session:
             if await self._agent.confirm():
                 await self._publish_state()
         finally:
+            unload()
+            gc.threshold(-1)  # from here on, only when the heap is full
             self.fresh = False
 
     async def _publish_state(self):
