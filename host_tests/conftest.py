@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,9 @@ REPO = Path(__file__).resolve().parent.parent
 PURE = REPO / "host_tests/pure"
 TOOLCHAIN = REPO / ".toolchain/bin"
 VECTORS = REPO / "build/test-vectors.json"
+
+# Whoever is started by a shell in the background ignores it, and so would what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set here for the interpreters that tests start, too. The file is there once a test runs.
 os.environ["SIGNET_VECTORS"] = str(VECTORS)

@@ -318,7 +318,8 @@ class Puppet:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # MicroPython takes C0 80, an overlong NUL, for text
         )
         self._last = 0
         self._news: queue.Queue[list[Any]] = queue.Queue()

@@ -127,6 +127,31 @@ def test_slow_reader_of_a_large_message(either_false_broker, puppet, version):
     assert client.heard("change") == 0
 
 
+def test_what_was_cut_takes_no_room(either_false_broker, puppet, version):
+    """Of a large message that waits behind another one when the connection is lost, nothing stays:
+    its bytes do not count against what comes later.
+    """
+    broker, wire = either_false_broker, either_false_broker.wire
+    limits = {"max_packet": 512, "max_message": 100_000}
+    client = puppet(broker.where, version, clean=False, keepalive_s=1, **limits)
+    link = connected(client, broker)
+    client.call("answers", "hold")
+    link.send(wire.publish("a", b"held", 0))
+    assert client.message().payload == "held"
+    data = content(5_000, 100)
+    packet = wire.publish("b", data, 1, 1)
+    for _ in range(3):
+        link.send(packet[:1_000])  # which nobody reads: the connection is lost by its silence
+        client.wait_until_lost()
+        link = broker.welcome(True)
+        client.wait_until_up()
+    link.send(packet)
+    client.call("go")
+    assert client.message().payload == described(data)
+    assert link.expect(PUBACK).packet_id == 1
+    assert client.heard("change") == 0
+
+
 @pytest.mark.parametrize("qos", [1, 2])
 def test_incoming_is_cut(either_false_broker, puppet, version, qos):
     """The reader is told; it comes again, whole, and is acknowledged once."""

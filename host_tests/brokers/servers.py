@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +26,7 @@ _START_S = 60  # Erlang on a loaded machine
 _STOP_S = 20
 
 
-class Broker:
+class Broker(ABC):
     """What all have in common; a context manager.
 
     port: mutual TLS. device, peer: where and how two clients connect, as mqtt_puppet.py takes it.
@@ -64,12 +65,12 @@ class Broker:
             "key": str(self._certificate.with_suffix(".key")),
         }
 
+    @abstractmethod
     def version(self) -> str:
         """The broker's own."""
-        raise NotImplementedError
 
-    def _command(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _command(self) -> list[str]: ...
 
     def _environment(self) -> Mapping[str, str]:
         return os.environ

@@ -24,7 +24,6 @@ from .link import MQTTConnectionError, MQTTTimeoutError
 
 _PUBLISH = const(3)
 _PUBACK = const(4)
-_PUBREC = const(5)
 _SUBACK = const(9)
 _UNSUBACK = const(11)
 _PINGRESP = const(13)
@@ -178,9 +177,11 @@ class Client:
         Whoever waits gets an MQTTConnectionError; a message that was not acknowledged is kept,
         and sent with the next `connect`.
         """
-        if self._task:
-            self._task.cancel()
-            self._task = None
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
+            while not task.done():  # an attempt closes its own stream
+                await asyncio.sleep_ms(0)
         if self._link:
             await self._link.close()
         self.error = MQTTConnectionError("closed")
@@ -314,7 +315,7 @@ class Client:
     def _publish(self, topic, payload, qos, retain, properties):
         packet_id = self._new_id(qos)
         packet = self.protocol.encode_publish(topic, payload, qos, retain, packet_id, properties)
-        return self._submit(Request(_PUBREC if qos > 1 else _PUBACK, packet_id, packet))
+        return self._submit(Request(_PUBACK, packet_id, packet))
 
     def _subscribe(self, kind, encode, topic_filter, *details):
         packet_id = self._new_id(details[0] if details else 0)

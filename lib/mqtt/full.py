@@ -141,6 +141,7 @@ class FullClient(Client):
                 message.packet_id = 0
                 if not (self._taken and message is self._backlog[0]):
                     self._backlog.remove(message)
+                    self._waiting -= message.size
         super()._begin(link, session)
 
     def _repeat(self, request, session):
