@@ -1,13 +1,20 @@
 """`make demo` itself: it holds, its transcript fits a terminal, and it notices what does not."""
 
+import base64
 import re
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from host_tests.key_material import find_keys, keys_and_places
 
 REPO = Path(__file__).resolve().parent.parent
 DEMO_S = 240  # several times what it takes on an idle machine
@@ -16,6 +23,40 @@ README_COMMANDS = [line for line in TRANSCRIPT if line.startswith("$ signet ")]
 README_CONSOLE = [
     re.sub(r"\d+ of \d+", "N of N", line) for line in TRANSCRIPT if line.startswith("signet: ")
 ]
+
+
+def _in_base64(shift: int) -> Callable[[bytes, bytes], bytes]:
+    return lambda pem, number: base64.b64encode(bytes(shift) + number)
+
+
+FORMS: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "PEM": lambda pem, number: pem,
+    "a line of PEM": lambda pem, number: pem.splitlines()[1],
+    "raw": lambda pem, number: number,
+    "little-endian": lambda pem, number: number[::-1],
+    "hexadecimal": lambda pem, number: number.hex().encode(),
+    "HEXADECIMAL": lambda pem, number: number.hex().upper().encode(),
+    **{f"base64 at {shift}": _in_base64(shift) for shift in range(3)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["EC", "RSA"])
+def test_key_material_is_found(kind, form):
+    """What the search of the demo's traces relies on."""
+    if kind == "EC":
+        key: Any = ec.generate_private_key(ec.SECP256R1())
+        number = key.private_numbers().private_value.to_bytes(32)
+    else:
+        key = rsa.generate_private_key(65537, 3072)
+        number = key.private_numbers().d.to_bytes(384)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    leak = b"\x55key: " + FORMS[form](pem, number) + b"\n"
+    assert find_keys([pem], {"clean": b"key: " + bytes(5000), "leaky": leak}) == ["leaky"]
 
 
 def start_demo(folder: Path) -> subprocess.Popen[str]:
@@ -46,8 +87,9 @@ def test_the_demo_holds(tmp_path):
     assert "\x1b" not in stdout  # no colours in a file
     too_long = [line for line in stdout.splitlines() if len(line) > 80]
     assert [line for line in too_long if str(tmp_path) not in line] == []
-    for key in (folder / "pki").glob("*.key"):
-        assert key.read_text().splitlines()[1] not in stdout
+    keys, places = keys_and_places(folder)
+    assert len(keys) >= 7
+    assert find_keys(keys, places | {"stdout": stdout.encode()}) == []
 
     said = iter(re.sub(r"\d+ of \d+", "N of N", line) for line in stdout.splitlines())
     for expected in README_CONSOLE:
