@@ -4,6 +4,7 @@ import json
 
 import machine
 
+from firmware import lock
 from firmware.clock import now
 from trust import TrustError
 
@@ -21,6 +22,7 @@ def state(boot):
         "counter": boot.counter,
         "floor": state.floor,
         "order": state.order,
+        "open": lock.read(),
         "cause": machine.reset_cause(),
         "time": now(),
     }
@@ -35,6 +37,11 @@ def report_boot(agent):
         reason = "watchdog"
     agent.device.event("boot", cause=cause, reason=reason)
     boot = agent.boot
+    found = lock.read()
+    if boot.record["profile"] and found != []:
+        # Not what was sold: whoever holds the board can read and change it.
+        reason = "not locked: " + ", ".join(found or ["unknown chip"])
+        agent.device.event("security", reason=reason)
     if boot.state.on_trial(boot.running):
         agent.report("trying", version=boot.version)
     for slot, on_trial, why in boot.refused:

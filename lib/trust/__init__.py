@@ -7,6 +7,8 @@ device with `readblocks`, `writeblocks` and `ioctl` as `esp32.Partition` has
 them, so the same code runs on a chip, under the unix port and under CPython.
 """
 
+PROFILES = ("dev", "production", "sealed")  # of images and boards, by their number
+
 
 class TrustError(Exception):
     """Base of all refusals: a message that says what was expected and found."""
@@ -21,7 +23,7 @@ class Boot:
     slots: block devices of slot a and b.
     platform: version tuple of the running MicroPython.
     running: index of the slot that runs.
-    version, counter, build_time: of its verified image.
+    version, counter, profile, build_time: of its verified image.
     clock_floor: Unix seconds, signed: it cannot be earlier.
     refused: [(slot index, was it on trial, reason)], slots passed over on this boot.
     """
@@ -29,6 +31,7 @@ class Boot:
     running = 0
     version = ""
     counter = 0
+    profile = 0
     build_time = 0
     clock_floor = 0
 

@@ -25,7 +25,7 @@ from signet import files
 from signet.errors import RefusedError, SignetError
 from signet.flash import BlockDevice
 from signet.run import run_program
-from trust import TrustError
+from trust import PROFILES, TrustError
 from trust.identity import DEVICE_CERT, RECORD, Identity
 
 MAX_RECORD_LEN = 1024
@@ -93,6 +93,7 @@ def _read_back(content: bytes, chain: bytes, key: bytes, ca: bytes, record: dict
         )
     except (TrustError, ValueError) as error:
         raise RefusedError(f"identity partition: cannot be read back: {error}") from error
+    found["profile"] = PROFILES[found["profile"]]
     for name in ("release", "fleet"):
         found[name] = [digest.hex() for digest in found[name]]
     if not same or found != record:
