@@ -49,7 +49,13 @@ def run(boot, watchdog):
         except Exception as error:
             sys.print_exception(error)
             raise
+    asyncio.get_event_loop().set_exception_handler(_show)
     asyncio.run(Agent(boot, watchdog).run())
+
+
+def _show(_, context):
+    """What asyncio does with an exception that no task waits for; by itself it prints a trace."""
+    print("signet: error:", repr(context["exception"]))
 
 
 class Agent:

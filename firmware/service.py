@@ -6,19 +6,19 @@ acknowledged the report before anything opens: a token is good once at most, and
 """
 
 from firmware import orders
-from firmware.clock import now
 from trust import PROFILES, TrustError
 
 _FIELDS = (("kind", str), ("number", int), ("expires", int), ("device", str))
 
 
-async def take(wire, agent, publish):
+async def take(wire, agent, now, publish):
     """Accept a token or refuse it, and report which; True if the console is to open.
 
-    publish: coroutine function (kind, message, QoS) that returns when the broker has the message.
+    now: Unix seconds.  publish: coroutine function (kind, message, QoS) that returns when the
+    broker has the message.
     """
     try:
-        number = accept(wire, agent.boot, now())
+        number = accept(wire, agent.boot, now)
     except (TrustError, OSError) as error:
         agent.device.event("security", reason="console refused: %s" % error)
         return False

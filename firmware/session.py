@@ -150,7 +150,7 @@ class Session:
         elif kind == "down/console":
             from firmware import service
 
-            if await service.take(payload, agent, self._publish):
+            if await service.take(payload, agent, now(), self._publish):
                 agent.restart_reason = "console"
                 agent.wake.set()
         elif kind == "down/config":

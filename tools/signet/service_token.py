@@ -81,9 +81,8 @@ def device_token(key: Path, device: str, valid: int, output: Path) -> None:
     now = int(time.time())
     token = make_token(device, now, now + valid)
     wire = sign_order(token, key)
-    files.write_new_secret(output, wire)
-    with refusals_about(output):
-        open_token(files.read_file(output, "token"), signing.key_digest(key))
+    open_token(wire, signing.key_digest(key))
+    files.write_new_secret(output, wire)  # and reads it back
     click.echo(f"{output}: console of {device}, number {now}, valid until {_date(now + valid)}")
 
 
