@@ -39,9 +39,8 @@ def report_boot(agent):
     boot = agent.boot
     found = lock.read()
     if boot.record["profile"] and found != []:
-        # Not what was sold: whoever holds the board can read and change it.
-        reason = "not locked: " + ", ".join(found or ["unknown chip"])
-        agent.device.event("security", reason=reason)
+        # Whoever holds the board in his hands can read and change it.
+        agent.device.event("security", reason="not locked: " + ", ".join(found or ["unknown chip"]))
     if boot.state.on_trial(boot.running):
         agent.report("trying", version=boot.version)
     for slot, on_trial, why in boot.refused:

@@ -6,13 +6,23 @@ acknowledged the report before anything opens: a token is good once at most, and
 """
 
 from firmware import orders
-from trust import PROFILES, TrustError
+from trust import TrustError
+
+try:
+    from micropython import const
+except ImportError:  # CPython
+
+    def const(value):
+        return value
+
+
+_SEALED = const(2)  # in trust.identity.PROFILES
 
 _FIELDS = (("kind", str), ("number", int), ("expires", int), ("device", str))
 
 
 async def take(wire, agent, now, publish):
-    """Accept a token or refuse it, and report which; True if the console is to open.
+    """Accept a token or refuse it, and report which; accepted, the board restarts.
 
     now: Unix seconds.  publish: coroutine function (kind, message, QoS) that returns when the
     broker has the message.
@@ -21,9 +31,10 @@ async def take(wire, agent, now, publish):
         number = accept(wire, agent.boot, now)
     except (TrustError, OSError) as error:
         agent.device.event("security", reason="console refused: %s" % error)
-        return False
+        return
     await publish("event", {"event": "security", "reason": "console opens", "order": number}, 1)
-    return True
+    agent.restart_reason = "console"
+    agent.wake.set()  # the session sends after us, so the token is acknowledged first
 
 
 def accept(wire, boot, now):
@@ -32,7 +43,7 @@ def accept(wire, boot, now):
     now: Unix seconds.  Raises TrustError, and has changed nothing then.
     """
     record = boot.record
-    if PROFILES[record["profile"]] == "sealed":
+    if record["profile"] == _SEALED:
         raise orders.OrderError("a sealed board has no console")
     token = orders.verify(wire, record["release"], _FIELDS)
     if token["kind"] != "console":

@@ -150,9 +150,7 @@ class Session:
         elif kind == "down/console":
             from firmware import service
 
-            if await service.take(payload, agent, now(), self._publish):
-                agent.restart_reason = "console"
-                agent.wake.set()
+            await service.take(payload, agent, now(), self._publish)
         elif kind == "down/config":
             from firmware import control
 

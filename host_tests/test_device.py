@@ -440,7 +440,7 @@ def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
     other, _ = pki.issue_device(keys, "dev-0001")
     ca = (keys / "root-ca.pem").read_bytes()
     record = {"v": 1, "id": "dev-0001", "model": "m", "broker": "", "images": "", "ntp": ""}
-    record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1}
+    record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1, "profile": "dev"}
     identity.build_identity(chain, key, ca, record, 0x2000)
     split = identity._split_chain
     monkeypatch.setattr(identity, "_split_chain", lambda _: split(other))

@@ -306,7 +306,7 @@ def test_the_commands_make_and_send_a_token(world, keys, tmp_path, signet: Signe
     assert world.order_number() == json.loads(text)["number"]
 
 
-UNSENT = {
+UNSENT: dict[str, tuple[str, dict[str, Any], str]] = {
     "for another device": ("token for device 'dev-0002'", {"device": "dev-0002"}, "release"),
     "expired": ("token expired at", {"expires": 1_700_000_000}, "release"),
     "an order": ("not a console token", {"kind": "update"}, "release"),

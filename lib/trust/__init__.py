@@ -7,8 +7,6 @@ device with `readblocks`, `writeblocks` and `ioctl` as `esp32.Partition` has
 them, so the same code runs on a chip, under the unix port and under CPython.
 """
 
-PROFILES = ("dev", "production", "sealed")  # of images and boards, by their number
-
 
 class TrustError(Exception):
     """Base of all refusals: a message that says what was expected and found."""

@@ -12,7 +12,7 @@ import binascii
 import json
 import struct
 
-from . import PROFILES, TrustError, block_count
+from . import TrustError, block_count
 
 try:
     from micropython import const
@@ -21,6 +21,8 @@ except ImportError:  # CPython
     def const(value):
         return value
 
+
+PROFILES = ("dev", "production", "sealed")  # of images and boards, by their number
 
 CA_CERT = const(0)
 DEVICE_CERT = const(1)

@@ -12,7 +12,7 @@ would refuse after the download.
 import struct
 from hashlib import sha256
 
-from . import PROFILES, TrustError, block_count, signature
+from . import TrustError, block_count, signature
 
 try:
     from micropython import const
@@ -27,6 +27,7 @@ DESCRIPTOR_LEN = const(96)
 
 _MAGIC = b"SGNTSLOT"
 _FORMAT = const(1)
+_LAST_PROFILE = const(2)
 _STRUCT = "<8sHHIIIQ32s32s"
 
 
@@ -37,7 +38,7 @@ class ImageError(TrustError):
 class Descriptor:
     """The first 96 bytes of an image (docs/design.md, "Slot image").
 
-    profile: number in `PROFILES`; a board runs none below its own.
+    profile: number in `identity.PROFILES`; a board runs none below its own.
     payload_len: bytes of file system, a multiple of 4096.
     counter: security counter; a board never runs one below its floor.
     platform: least MicroPython version, major << 16 | minor << 8 | patch.
@@ -66,8 +67,8 @@ class Descriptor:
             raise ImageError("not a slot image: magic %r, expected %r" % (magic, _MAGIC))
         if format_ != _FORMAT:
             raise ImageError("image format %d, expected %d" % (format_, _FORMAT))
-        if self.profile >= len(PROFILES):
-            raise ImageError("profile %d, expected 0 to %d" % (self.profile, len(PROFILES) - 1))
+        if self.profile > _LAST_PROFILE:
+            raise ImageError("profile %d, expected 0 to %d" % (self.profile, _LAST_PROFILE))
         if not self.payload_len or self.payload_len % BLOCK_LEN:
             raise ImageError("payload length %d, expected n * 4096" % self.payload_len)
         self.version = _text(version, "version")
@@ -90,6 +91,8 @@ class Descriptor:
         if self.model != record["model"]:
             raise ImageError("image for model %r, this is a %r" % (self.model, record["model"]))
         if self.profile < record["profile"]:
+            from .identity import PROFILES  # here: an update has no memory for it otherwise
+
             raise ImageError(
                 "%s image, this is a %s board"
                 % (PROFILES[self.profile], PROFILES[record["profile"]])

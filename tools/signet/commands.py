@@ -10,7 +10,7 @@ import click
 
 from signet import device, files, image, pki, signing
 from signet.errors import refusals_about
-from trust import PROFILES
+from trust.identity import PROFILES
 from trust.image import Descriptor
 
 EXIT_CODES = "Exit codes: 0 done, 1 refused (verification or policy), 2 usage or environment."

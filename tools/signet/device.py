@@ -29,7 +29,7 @@ class Settings:
     """The part of the provisioning record that the user chooses.
 
     broker, images, ntp: "host:port". watchdog_s: seconds after which a hanging device restarts.
-    profile: one of trust.PROFILES; the device runs no image below it.
+    profile: one of trust.identity.PROFILES; the device runs no image below it.
     """
 
     id: str

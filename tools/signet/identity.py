@@ -25,8 +25,8 @@ from signet import files
 from signet.errors import RefusedError, SignetError
 from signet.flash import BlockDevice
 from signet.run import run_program
-from trust import PROFILES, TrustError
-from trust.identity import DEVICE_CERT, RECORD, Identity
+from trust import TrustError
+from trust.identity import DEVICE_CERT, PROFILES, RECORD, Identity
 
 MAX_RECORD_LEN = 1024
 _MAX_CHAIN_LEN = 4

@@ -18,8 +18,9 @@ from pathlib import Path
 from signet import filesystem, flash, signing
 from signet.errors import RefusedError, SignetError
 from signet.run import ProgramError, run_program
-from trust import PROFILES, TrustError
+from trust import TrustError
 from trust import image as trust_image
+from trust.identity import PROFILES
 from trust.image import Descriptor
 
 BLOCK_LEN = 4096
