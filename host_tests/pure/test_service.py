@@ -1,5 +1,7 @@
 """firmware.service: which tokens open the console, and that each is spent before it does."""
 
+import asyncio
+
 import slots
 from board_sim import BoardSim
 
@@ -106,3 +108,57 @@ def test_expiry_by_the_second():
     slots.check_refused(
         "expired", TrustError, accept, make_board(), "token", now=slots.ISSUED + 3600
     )
+
+
+class Agent:
+    """What `take` asks of the agent."""
+
+    def __init__(self):
+        self.board = make_board()
+        self.boot, _ = self.board.boot()
+        self.device = self.wake = self
+        self.restart_reason = None
+        self.events = []
+
+    def event(self, name, **details):
+        self.events.append((name, details["reason"]))
+
+    def set(self):
+        self.events.append("wake")
+
+
+def test_the_report_is_acknowledged_before_anything_opens():
+    agent = Agent()
+
+    async def publish(kind, message, qos):
+        assert last_order(agent.board) == slots.ISSUED
+        assert (agent.restart_reason, agent.events) == (None, [])
+        await asyncio.sleep(0)
+        assert (kind, qos) == ("event", 1)
+        agent.events.append(message["reason"])
+
+    asyncio.run(service.take(slots.order("token"), agent, slots.NOW, publish))
+    assert agent.events == ["console opens", "wake"]
+    assert agent.restart_reason == "console"
+
+
+def test_nothing_opens_without_a_report():
+    agent = Agent()
+
+    async def publish(kind, message, qos):
+        raise OSError(104)
+
+    slots.check_refused(
+        "104", OSError, asyncio.run, service.take(slots.order("token"), agent, slots.NOW, publish)
+    )
+    assert (agent.restart_reason, agent.events) == (None, [])
+    assert last_order(agent.board) == slots.ISSUED
+
+
+def test_a_refusal_is_an_event():
+    agent = Agent()
+    asyncio.run(service.take(slots.order("token-expired"), agent, slots.NOW, None))
+    (event,) = agent.events
+    assert event[0] == "security"
+    assert event[1].startswith("console refused: order expired at")
+    assert agent.restart_reason is None
