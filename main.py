@@ -9,11 +9,16 @@ from esp32 import Partition
 
 from trust import TrustError
 
-_TYPE_IDENTITY = 0x3F  # esp_secure_cert's own partition type
-
 
 def run():
-    """Boot the best slot; comes back only by an exception."""
+    """Boot the best slot; True if the console is to open, of every other return a restart.
+
+    The port then runs this file as a script before the REPL begins: that must do nothing.
+    """
+    rtc = machine.RTC()
+    if rtc.memory() == b"console":  # firmware/service.py has accepted a token
+        rtc.memory(b"0 console was open")  # before it opens: the next reset shuts it again
+        return True
     boot, watchdog = _mount_slot()
     # No "" and no "/lib": what a slot imports comes out of the slot, or of stage 1's own package.
     sys.path[:] = ("/slot", "/slot/lib", ".frozen")
@@ -22,7 +27,7 @@ def run():
     unload()  # the verifier, before the agent needs its memory
     from firmware import agent
 
-    agent.run(boot, watchdog)
+    return agent.run(boot, watchdog) and not boot.profile  # Ctrl-C, in a dev image
 
 
 def _mount_slot():
@@ -30,7 +35,8 @@ def _mount_slot():
     from trust.boot import select
     from trust.state import BootState
 
-    identity = Partition.find(_TYPE_IDENTITY, label="esp_secure_cert")
+    # 0x3F is esp_secure_cert's own partition type.
+    identity = Partition.find(0x3F, label="esp_secure_cert")
     if not identity:
         raise TrustError("no esp_secure_cert partition in the partition table")
     boot, files = select(

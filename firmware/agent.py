@@ -20,6 +20,8 @@ from firmware.device import APP_LIMIT_S, Device
 from firmware.ondemand import unload
 from firmware.supervisor import Supervisor, TaskError
 
+_DEBUG = const(False)
+_WEEK_MS = const(604800000)
 _TRIAL_S = const(300)
 _SETTLED_S = const(60)  # uptime after which a restart is no crash loop any more
 _COLLECT_AFTER = const(2048)  # bytes allocated, while a connection is made
@@ -29,8 +31,31 @@ _ONLINE_LIMIT_S = const(180)  # how long the task may be silent: several timeout
 
 
 def run(boot, watchdog):
-    """Run a verified slot; comes back only by an exception."""
+    """Run a verified slot; comes back by an exception, and with True if the REPL is to follow.
+
+    That is what Ctrl-C does in a dev image; others have no code for it.
+    """
+    if _DEBUG:
+        import sys
+
+        from micropython import kbd_intr
+
+        kbd_intr(3)
+        try:
+            asyncio.run(Agent(boot, watchdog).run())
+        except KeyboardInterrupt:
+            machine.WDT(timeout=_WEEK_MS)  # it cannot be stopped, and nobody feeds it in the REPL
+            return True
+        except Exception as error:
+            sys.print_exception(error)
+            raise
+    asyncio.get_event_loop().set_exception_handler(_show)
     asyncio.run(Agent(boot, watchdog).run())
+
+
+def _show(_, context):
+    """What asyncio does with an exception that no task waits for; by itself it prints a trace."""
+    print("signet: error:", repr(context["exception"]))
 
 
 class Agent:
@@ -134,5 +159,7 @@ class Agent:
 
     def restart(self):
         print("signet:", self.restart_reason)
-        machine.RTC().memory(b"0 " + self.restart_reason.encode())
+        # Alone, "console" tells stage 1 to open it: every other text follows a number.
+        number = b"" if self.restart_reason == "console" else b"0 "
+        machine.RTC().memory(number + self.restart_reason.encode())
         machine.reset()

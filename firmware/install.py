@@ -99,18 +99,12 @@ class Install:
         from trust import image
 
         boot = self._boot
-        return image.verify(
-            boot.slots[self._slot],
-            boot.record["release"],
-            boot.record["model"],
-            boot.state.floor,
-            boot.platform,
-        )
+        return image.verify(boot.slots[self._slot], boot.record, boot.state.floor, boot.platform)
 
     def _check_descriptor(self, found):
         order, boot = self._order, self._boot
         slot_len = block_count(boot.slots[self._slot]) * BLOCK_LEN
-        found.check(slot_len, boot.record["model"], boot.state.floor, boot.platform)
+        found.check(slot_len, boot.record, boot.state.floor, boot.platform)
         if found.image_len != order["size"]:
             raise InstallError("image of %d bytes, ordered %d" % (found.image_len, order["size"]))
         if found.version != order["version"] or found.counter != order["counter"]:

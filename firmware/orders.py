@@ -47,26 +47,7 @@ class OrderError(TrustError):
 
 def open_order(wire, fleet_keys):
     """Verify a received order and return its fields as a dict; OrderError or SignatureError."""
-    text_len = len(wire) - signature.BLOCK_LEN
-    if not 0 < text_len <= _JSON_LIMIT:
-        raise OrderError("order of %d bytes, expected up to %d" % (len(wire), WIRE_LIMIT))
-    text = memoryview(wire)[:text_len]
-    hasher = sha256(text)
-    fill_len = _BLOCK_LEN - text_len
-    for _ in range(fill_len // 64):  # no 4 KB in one piece for this
-        hasher.update(b"\xff" * 64)
-    hasher.update(b"\xff" * (fill_len % 64))
-    signature.verify(memoryview(wire)[text_len:], hasher.digest(), fleet_keys)
-    # Only now is it parsed: the bytes are what the fleet key signed.
-    try:
-        order = json.loads(bytes(text))
-    except ValueError:
-        raise OrderError("order is not JSON")
-    if not isinstance(order, dict) or order.get("v") != 1:
-        raise OrderError("order: expected version 1")
-    for field, kind in _FIELDS:
-        if not isinstance(order.get(field), kind):
-            raise OrderError("order: %s is %r, expected %s" % (field, order.get(field), kind))
+    order = verify(wire, fleet_keys, _FIELDS)
     try:
         digest_len = len(binascii.unhexlify(order["digest"]))
     except ValueError:
@@ -78,16 +59,54 @@ def open_order(wire, fleet_keys):
     return order
 
 
+def verify(wire, keys, wanted):
+    """Verify a message that is signed as orders are; the object in it.
+
+    keys: digests of the keys that may have signed it.  wanted: (name, type) of each field.
+    Raises OrderError or SignatureError.
+    """
+    text_len = len(wire) - signature.BLOCK_LEN
+    if not 0 < text_len <= _JSON_LIMIT:
+        raise OrderError("order of %d bytes, expected up to %d" % (len(wire), WIRE_LIMIT))
+    text = memoryview(wire)[:text_len]
+    hasher = sha256(text)
+    fill_len = _BLOCK_LEN - text_len
+    for _ in range(fill_len // 64):  # no 4 KB in one piece for this
+        hasher.update(b"\xff" * 64)
+    hasher.update(b"\xff" * (fill_len % 64))
+    signature.verify(memoryview(wire)[text_len:], hasher.digest(), keys)
+    # Only now is it parsed: the bytes are what the key signed.
+    try:
+        order = json.loads(bytes(text))
+    except ValueError:
+        raise OrderError("order is not JSON")
+    if not isinstance(order, dict) or order.get("v") != 1:
+        raise OrderError("order: expected version 1")
+    for field, kind in wanted:
+        if not isinstance(order.get(field), kind):
+            raise OrderError("order: %s is %r, expected %s" % (field, order.get(field), kind))
+    return order
+
+
 def check(order, record, floor, last, now):
     """Raise OrderError unless the order is for this board, new and in time.
 
-    record: provisioning record.  floor: security counter.  last: number of the last
-    order accepted.  now: Unix seconds.
+    floor: security counter; the rest is as for `check_fresh`.
+    """
+    check_fresh(order, record, last, now)
+    if order["model"] != record["model"]:
+        raise OrderError("order is for model %r, this is a %r" % (order["model"], record["model"]))
+    if order["counter"] < floor:
+        raise OrderError("security counter %d is below the floor %d" % (order["counter"], floor))
+
+
+def check_fresh(order, record, last, now):
+    """Raise OrderError unless what was ordered is for this device, new and in time.
+
+    record: provisioning record.  last: number of the last order accepted.  now: Unix seconds.
     """
     if order["device"] != record["id"]:
         raise OrderError("order is for device %r, this is %r" % (order["device"], record["id"]))
-    if order["model"] != record["model"]:
-        raise OrderError("order is for model %r, this is a %r" % (order["model"], record["model"]))
     if order["number"] <= last:
         raise OrderError("order %d is not above the last one, %d" % (order["number"], last))
     if order["expires"] <= now:
@@ -96,8 +115,6 @@ def check(order, record, floor, last, now):
         raise OrderError("order was issued at %d, it is %d" % (order["number"], now))
     if order["expires"] - order["number"] > _LIFETIME_S:
         raise OrderError("order is valid for more than 30 days")
-    if order["counter"] < floor:
-        raise OrderError("security counter %d is below the floor %d" % (order["counter"], floor))
 
 
 def accept(wire, boot, files, now):

@@ -4,6 +4,7 @@ import json
 
 import machine
 
+from firmware import lock
 from firmware.clock import now
 from trust import TrustError
 
@@ -21,6 +22,7 @@ def state(boot):
         "counter": boot.counter,
         "floor": state.floor,
         "order": state.order,
+        "open": lock.read(),
         "cause": machine.reset_cause(),
         "time": now(),
     }
@@ -35,6 +37,10 @@ def report_boot(agent):
         reason = "watchdog"
     agent.device.event("boot", cause=cause, reason=reason)
     boot = agent.boot
+    found = lock.read()
+    if boot.record["profile"] and found != []:
+        # Whoever holds the board in his hands can read and change it.
+        agent.device.event("security", reason="not locked: " + ", ".join(found or ["unknown chip"]))
     if boot.state.on_trial(boot.running):
         agent.report("trying", version=boot.version)
     for slot, on_trial, why in boot.refused:

@@ -18,6 +18,7 @@ from firmware.ondemand import unload
 from mqtt.client import Client, Message
 from mqtt.codec import MQTTError
 
+_DEBUG = const(False)
 _KEEPALIVE_S = const(60)
 _HANDSHAKE_S = const(20)
 _TIMEOUT_S = const(60)  # to join the network, set the clock and shake hands; for an acknowledgement
@@ -61,8 +62,10 @@ class Session:
     def on_change(self):
         client = self._client
         self.fresh = not client.error
+        if _DEBUG:
+            print("signet: debug: mqtt:", client.error or "connection is up")
         if client.error:
-            print("signet: session:", client.error)
+            print("signet: error: session:", client.error)
         self._agent.beat(client.pause_s)
         self._agent.wake.set()
 
@@ -85,7 +88,7 @@ class Session:
                     await self._client.disconnect()
                     agent.restart()
             except MQTTError as error:
-                print("signet: session:", error)
+                print("signet: error: session:", error)
             if messages.done():
                 await messages
             await agent.wake.wait()
@@ -125,6 +128,8 @@ class Session:
             while self.fresh:  # there is no memory for both at once
                 await asyncio.sleep_ms(10)
             kind = message.topic[len(self._prefix) :]
+            if _DEBUG:
+                print("signet: debug: %s, %d bytes" % (kind, len(message.payload)))
             try:
                 await self._on_message(kind, message.payload)
             except MemoryError:
@@ -142,6 +147,10 @@ class Session:
             if order:
                 agent.restart_reason = "restart to install %s" % order["version"]
                 agent.wake.set()  # `run` sends after us, so this message is acknowledged first
+        elif kind == "down/console":
+            from firmware import service
+
+            await service.take(payload, agent, now(), self._publish)
         elif kind == "down/config":
             from firmware import control
 

@@ -26,7 +26,7 @@ async def set_clock(floor, host, port):
         if unix_s < floor:
             raise TimeError("%d is before the floor %d" % (unix_s, floor))
     except (OSError, TimeError) as error:
-        print("signet: time server %s: %s" % (host, error))
+        print("signet: error: time server %s: %s" % (host, error))
     else:
         set_time(unix_s)
 

@@ -16,6 +16,7 @@ from firmware.install import BLOCK_LEN
 from firmware.ondemand import unload
 from trust import TrustError
 
+_DEBUG = const(False)
 _STARTS = const(5)  # a board that restarts this often in the middle of it gives the update up
 _RETRIES = const(5)  # in a row without a new block
 _BACKOFF_S = const(2)  # doubled each time
@@ -46,7 +47,7 @@ async def run(agent, restarts):
 
 def _give_up(result, agent, order, error):
     install.forget(store)
-    print("signet: update %s: %s" % (result, error))
+    print("signet: error: update %s: %s" % (result, error))
     agent.report(result, version=order and order["version"], reason=str(error))
 
 
@@ -58,7 +59,7 @@ async def _prepare(agent):
             await link.setup(agent)
             break
         except OSError as error:
-            print("signet: update:", error)
+            print("signet: error: update:", error)
 
 
 async def _carry_out(order, agent):
@@ -85,7 +86,7 @@ async def _fetch(task, order, agent):
             failures = 1 if task.done > done else failures + 1
             # A TimeoutError has no text.
             reason = "block %d of %d: %s" % (task.done, task.total, str(error) or "timed out")
-            print("signet: download:", reason)
+            print("signet: error: download:", reason)
             if failures > _RETRIES or now() > order["expires"]:
                 raise UpdateError(reason)
             pause = _BACKOFF_S << failures - 1
@@ -114,5 +115,7 @@ async def _attempt(task, order, agent):
             if task.done == 1:
                 unload()
             agent.beat()
+            if _DEBUG:
+                print("signet: debug: download: block %d is in flash" % task.done)
     finally:
         await download.close()

@@ -271,6 +271,10 @@ def tamper(world: World) -> bytes:
 IMAGES: dict[str, tuple[str, Callable[[World], bytes]]] = {
     "one bit flipped": ("digest does not match", tamper),
     "wrong magic": ("not a slot image", change_descriptor(0, b"SGNTSLOP")),
+    "for dev boards": (
+        "dev image, this is a production board",
+        change_descriptor(10, b"\0\0"),
+    ),
     "wrong format": ("image format 2", change_descriptor(8, b"\2\0")),
     "payload runs past the slot": (
         "slot holds 393216",

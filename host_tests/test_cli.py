@@ -33,7 +33,8 @@ def test_the_main_job(signet: Signet, project, keys, tmp_path):
     build = signet(*BUILD, "--source", project, "-o", "u.img", SOURCE_DATE_EPOCH="1700000000")
     assert (build.returncode, build.stderr) == (0, "")
     size = (tmp_path / "u.img").stat().st_size
-    assert build.stdout == (f"u.img: 1.0.0 for signet-demo, counter 1, {size} bytes, unsigned\n")
+    said = f"u.img: 1.0.0 for signet-demo, production, counter 1, {size} bytes, unsigned"
+    assert build.stdout.splitlines() == [said]
 
     sign = signet("image", "sign", "u.img", "--key", keys / "release.key", "-o", "s.img")
     digest = signing.key_digest(keys / "release.pub").hex()
@@ -42,7 +43,7 @@ def test_the_main_job(signet: Signet, project, keys, tmp_path):
 
     verify = signet("image", "verify", "s.img", "--key", keys / "release.pub")
     assert (verify.returncode, verify.stderr) == (0, "")
-    assert verify.stdout == "s.img: verified: 1.0.0 for signet-demo, counter 1\n"
+    assert verify.stdout == "s.img: verified: 1.0.0 for signet-demo, production, counter 1\n"
 
     inspect = signet("image", "inspect", "s.img")
     assert (inspect.returncode, inspect.stderr) == (0, "")
@@ -64,6 +65,7 @@ def test_json_says_the_same(signet, keys, signed_file, signed):
     facts = {
         "version": "1.0.0",
         "model": "signet-demo",
+        "profile": "production",
         "counter": 1,
         "platform": "1.25.0",
         "build_time": 1_700_000_000,

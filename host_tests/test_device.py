@@ -53,7 +53,7 @@ from trust.state import BootState
 record = Identity(Partition(path, 0x310000, 0x2000)).record()
 state = BootState(Partition(path, 0x312000, 0x2000))
 slot = Partition(path, 0x314000, 0x60000)
-found = verify(slot, record["release"], record["model"], state.floor, sys.implementation.version)
+found = verify(slot, record, state.floor, sys.implementation.version)
 print(state.active, state.floor, found.version, record["id"], record["watchdog_s"])
 """
 
@@ -107,6 +107,7 @@ def test_the_record_is_what_was_asked_for(chip, keys):
         "id": "dev-0001",
         "model": "signet-demo",
         "hw": "A1",
+        "profile": "production",
         "broker": "localhost:8883",
         "images": "localhost:8443",
         "ntp": "localhost:123",
@@ -439,7 +440,7 @@ def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
     other, _ = pki.issue_device(keys, "dev-0001")
     ca = (keys / "root-ca.pem").read_bytes()
     record = {"v": 1, "id": "dev-0001", "model": "m", "broker": "", "images": "", "ntp": ""}
-    record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1}
+    record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1, "profile": "dev"}
     identity.build_identity(chain, key, ca, record, 0x2000)
     split = identity._split_chain
     monkeypatch.setattr(identity, "_split_chain", lambda _: split(other))

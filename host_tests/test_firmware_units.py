@@ -2,12 +2,14 @@
 
 import asyncio
 import importlib
+import importlib.util
 import os
 import socket
 import struct
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -65,6 +67,7 @@ class Machine(ModuleType):
         super().__init__("machine")
         self.memory = b""
         self.cause = 1
+        self.mem32: dict[int, int] = defaultdict(lambda: 0xFFFFFFFF)  # all eFuses are burned
         self.set_to: list[tuple[Any, ...]] = []
 
     def RTC(self) -> "Machine.Clock":
@@ -668,6 +671,7 @@ class Agent:
     def __init__(self, refused: list[Any], on_trial: bool = False):
         state = SimpleNamespace(on_trial=lambda slot: on_trial and slot == 1)
         self.boot = SimpleNamespace(
+            record={"profile": 1},
             refused=refused,
             slots=(Unreadable(), Unreadable()),
             state=state,
@@ -733,3 +737,71 @@ def test_outbox_keeps_the_latest_telemetry_and_all_events(load: Load) -> None:
     for number in range(9, 40):
         agent.post(queue, "event", number, 1)
     assert [entry[1] for entry in queue.outbox] == list(range(16, 40))
+
+
+# main.py: what RTC memory says
+
+
+@pytest.fixture
+def stage1(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Any:
+    """main.py with played `machine`, up to where it looks for a slot."""
+    for name in ("esp32", "vfs"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["esp32"], "Partition", None, raising=False)
+    monkeypatch.setitem(sys.modules, "machine", machine)
+    path = Path(__file__).resolve().parents[1] / "main.py"
+    spec = importlib.util.spec_from_file_location("stage1_main", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None))
+    return module
+
+
+@pytest.mark.parametrize("memory", [b"", b"console", b"0 ", b"3 x", b"console ", b"\xff"])
+def test_no_failure_can_be_taken_for_the_service_console(
+    stage1: Any, machine: Machine, memory: bytes
+) -> None:
+    class console(Exception):
+        pass
+
+    for text in ("", "console", "\0", " " * 300, "x" * 300):
+        for kind in (console, ValueError, KeyboardInterrupt):
+            machine.memory = memory
+            stage1.note_failure(kind(text))
+            assert machine.memory != b"console"
+            assert b" " in machine.memory
+
+
+def test_only_the_flag_opens_the_console_and_it_is_cleared_first(
+    stage1: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_slot() -> None:
+        raise LookupError
+
+    monkeypatch.setattr(stage1, "_mount_slot", no_slot)
+    machine.memory = b"console"
+    assert stage1.run() is True
+    assert machine.memory == b"0 console was open"
+    for memory in (machine.memory, b"", b"0 console", b"console ", b" console", b"console\0"):
+        machine.memory = memory
+        with pytest.raises(LookupError):
+            stage1.run()
+        assert machine.memory == memory
+
+
+@pytest.mark.parametrize("profile", [0, 1, 2])
+def test_a_board_that_is_not_locked_says_so_at_each_start(
+    load: Load, machine: Machine, profile: int
+) -> None:
+    report, agent = load("report"), Agent([])
+    agent.boot.record["profile"] = profile
+    report.report_boot(agent)
+    assert [event["event"] for event in agent.posted] == ["boot"]
+    machine.mem32[0x3FF5A018] &= ~(1 << 6)
+    for _ in range(2):
+        agent.posted.clear()
+        report.report_boot(agent)
+        security = {"event": "security", "reason": "not locked: jtag"}
+        assert agent.posted[1:] == ([security] if profile else [])

@@ -111,7 +111,8 @@ def compare(shim: dict[str, Any], stub: dict[str, Any]) -> list[str]:
     """Where a shim goes beyond the port, or differs from it."""
     faults = []
     for key, offered in shim.items():
-        if key.rpartition(".")[2].startswith("_") and not key.endswith("__init__"):
+        owner, _, last = key.rpartition(".")
+        if last.startswith("_") and (last != "__init__" or "._" in owner):
             continue
         if key not in stub:
             faults.append(f"{key}: the port has no such name")

@@ -105,6 +105,25 @@ ALTERED_PADDING = {
     "padding-salt": ("DB", RSA_LEN - 34, 0x01),
     "padding-hash": ("EM", RSA_LEN - 2, 0x01),
 }
+TOKEN = {
+    "v": 1,
+    "kind": "console",
+    "number": slots.ISSUED,
+    "expires": slots.ISSUED + 3600,
+    "device": slots.DEVICE,
+}
+# name: fields that differ from TOKEN, as in ORDERS; signed by the release key.
+TOKENS: dict[str, dict[str, object]] = {
+    "token": {},
+    "token-other-device": {"device": "dev-0002"},
+    "token-expired": {"expires": slots.NOW},
+    "token-far-ahead": {"number": slots.NOW + slots.DAY + 1, "expires": slots.NOW + 2 * slots.DAY},
+    "token-long-lived": {"expires": slots.ISSUED + 30 * slots.DAY + 1},
+    "token-other-kind": {"kind": "update"},
+    "token-no-kind": {"kind": None},
+    "token-text-number": {"number": str(slots.ISSUED)},
+    "token-version-2": {"v": 2},
+}
 TEXTS = {  # signed like orders, and no orders
     "list": b"[1]",
     "text": b'"v"',
@@ -291,6 +310,12 @@ def orders(keys: dict[str, rsa.RSAPrivateKey]) -> dict[str, bytes]:
         fields = {field: value for field, value in fields.items() if value is not None}
         texts[name] = json.dumps(fields, separators=(",", ":")).encode()
     signed = {name: sign_order(keys["fleet"], text) for name, text in texts.items()}
+    for name, changes in TOKENS.items():
+        fields = {field: value for field, value in (TOKEN | changes).items() if value is not None}
+        text = json.dumps(fields, separators=(",", ":")).encode()
+        signed[name] = sign_order(keys["release"], text)
+    token = json.dumps(TOKEN, separators=(",", ":")).encode()
+    signed["token-by-fleet"] = sign_order(keys["fleet"], token)
     signed["by-release"] = sign_order(keys["release"], texts["good"])
     signed["by-other"] = sign_order(keys["other"], texts["good"])
     return signed

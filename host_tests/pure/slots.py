@@ -40,6 +40,8 @@ IMAGES = {
     "newer-platform": {"version": b"1.1.0", "counter": 2, "platform": 1 << 16 | 25 << 8 | 1},
     "longer-than-slot": {"version": b"1.1.0", "counter": 2, "payload_len": 5 * BLOCK},
     "fills-slot": {"version": b"1.1.0", "counter": 2, "blocks": 4},
+    "dev": {"version": b"1.1.0", "counter": 2, "profile": 0},
+    "sealed": {"version": b"1.1.0", "counter": 2, "profile": 2},
 }
 
 # The provisioning record, as burned; the key digests are the vectors'.
@@ -48,6 +50,7 @@ DEFAULT_RECORD = {
     "id": DEVICE,
     "model": MODEL,
     "hw": "A1",
+    "profile": "production",
     "broker": "broker.example:8883",
     "images": "images.example:8443",
     "ntp": "ntp.example:123",
@@ -90,6 +93,7 @@ def order(name):
 def record():
     """The provisioning record as `Identity.record` returns it."""
     fields = dict(DEFAULT_RECORD)
+    fields["profile"] = 1
     fields["release"] = [key_digest("release")]
     fields["fleet"] = [key_digest("fleet")]
     return fields
@@ -97,12 +101,12 @@ def record():
 
 def descriptor(
     version=b"1.0.0", model=b"signet-test", counter=1, build_time=BUILT, platform=1 << 16 | 20 << 8,
-    blocks=2, payload_len=None, magic=b"SGNTSLOT", format_=1,
+    blocks=2, payload_len=None, magic=b"SGNTSLOT", format_=1, profile=1,
 ):  # fmt: skip
     """The bytes of a descriptor that are used; 0xFF follows."""
     length = blocks * BLOCK if payload_len is None else payload_len
     return struct.pack(
-        DESCRIPTOR, magic, format_, 0, length, counter, platform, build_time, version, model
+        DESCRIPTOR, magic, format_, profile, length, counter, platform, build_time, version, model
     )
 
 

@@ -149,6 +149,7 @@ def test_images_on_trial_that_may_not_run():
         ("other-model", "release", "image for model 'signet-other', this is a 'signet-test'"),
         ("newer-platform", "release", "needs MicroPython 1.25.1, this is 1.25.0"),
         ("longer-than-slot", "release", "image of 28672 bytes, slot holds 24576"),
+        ("dev", "release", "dev image, this is a production board"),
         ("1.1.0", "other", "signed by an unknown key"),
         ("1.1.0", "fleet", "signed by an unknown key"),  # stolen online key
     )

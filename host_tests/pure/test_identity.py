@@ -177,9 +177,18 @@ def test_bad_records():
 
 
 def test_records_without_a_field():
-    for name in ("id", "model", "broker", "images", "ntp", "release", "fleet", "watchdog_s"):
+    fields = slots.record()
+    del fields["v"], fields["hw"]
+    for name in fields:
         refuse("provisioning record: no %r" % name, Identity(make_record(**{name: None})).record)
     assert Identity(make_record(hw=None)).record()["id"] == slots.DEVICE
+
+
+def test_profiles():
+    for number, name in enumerate(("dev", "production", "sealed")):
+        assert Identity(make_record(profile=name)).record()["profile"] == number
+    for name in ("", "Production", "prod", 0, 1, True, [], {}, ["dev"]):
+        refuse("provisioning record: profile", Identity(make_record(profile=name)).record)
 
 
 def test_records_with_key_digests_that_are_none():

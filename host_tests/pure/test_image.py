@@ -17,9 +17,10 @@ def make_slot(name, key="release"):
     return slot
 
 
-def verify(slot, model=slots.MODEL, floor=1, platform=slots.PLATFORM, keys=("release",)):
+def verify(slot, model=slots.MODEL, floor=1, platform=slots.PLATFORM, keys=("release",), profile=1):
     digests = [slots.key_digest(key) for key in keys]
-    return image.verify(slot, digests, model, floor, platform)
+    record = {"release": digests, "model": model, "profile": profile}
+    return image.verify(slot, record, floor, platform)
 
 
 def refuse(reason, slot, error=ImageError, **keywords):
@@ -35,7 +36,7 @@ def test_descriptor_fields():
     assert (found.version, found.model) == ("1.1.0-rc.1", "m" * 32)
     assert (found.counter, found.build_time, found.platform) == (7, 1 << 33, 0x011900)
     assert (found.payload_len, found.image_len) == (3 * 4096, 5 * 4096)
-    assert found.profile == 0
+    assert found.profile == 1
     assert found.digest is None
 
 
@@ -47,6 +48,8 @@ def test_malformed_descriptors():
         "app image": ("not a slot image: magic", {"magic": b"\xe9\x03\x02\x20"}),
         "format 0": ("image format 0, expected 1", {"format_": 0}),
         "format 2": ("image format 2, expected 1", {"format_": 2}),
+        "no profile": ("profile 3, expected 0 to 2", {"profile": 3}),
+        "erased profile": ("profile 65535, expected 0 to 2", {"profile": 0xFFFF}),
         "no payload": ("payload length 0, expected n * 4096", {"payload_len": 0}),
         "odd payload": ("payload length 8193, expected n * 4096", {"payload_len": 8193}),
         "no version": ("version is empty", {"version": b""}),
@@ -89,6 +92,11 @@ def test_images_that_this_board_may_not_run():
     refuse("needs MicroPython 1.25.1, this is 1.25.0", make_slot("newer-platform"))
     refuse("needs MicroPython 1.20.0, this is 1.19.255", make_slot("1.0.0"), platform=(1, 19, 255))
     refuse("image of 28672 bytes, slot holds 24576", make_slot("longer-than-slot"))
+    refuse("dev image, this is a production board", make_slot("dev"))
+    refuse("dev image, this is a sealed board", make_slot("dev"), profile=2)
+    refuse("production image, this is a sealed board", make_slot("1.1.0"), profile=2)
+    for name, number in (("dev", 0), ("1.1.0", 0), ("sealed", 0), ("sealed", 1), ("sealed", 2)):
+        assert verify(make_slot(name), profile=number)
     assert verify(make_slot("counter-0"), floor=0)
     assert verify(make_slot("1.1.0"), floor=2)
     assert verify(make_slot("newer-platform"), platform=(1, 25, 1))

@@ -202,6 +202,7 @@ def test_first_block_is_checked_before_anything_is_written():
         ("image-other-model", "other-model", "image for model 'signet-other'"),
         ("newer-platform", "newer-platform", "needs MicroPython 1.25.1, this is 1.25.0"),
         ("good", "longer-than-slot", "image of 28672 bytes, slot holds 24576"),
+        ("good", "dev", "dev image, this is a production board"),
         ("other-version", "1.1.0", "image is version 1.1.0, counter 2; ordered 1.1.1, 2"),
         ("other-counter", "1.1.0", "image is version 1.1.0, counter 2; ordered 1.1.0, 3"),
         ("stale-build", "stale-build", "image was built at %d, before the running one at %d"

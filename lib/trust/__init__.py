@@ -21,7 +21,7 @@ class Boot:
     slots: block devices of slot a and b.
     platform: version tuple of the running MicroPython.
     running: index of the slot that runs.
-    version, counter, build_time: of its verified image.
+    version, counter, profile, build_time: of its verified image.
     clock_floor: Unix seconds, signed: it cannot be earlier.
     refused: [(slot index, was it on trial, reason)], slots passed over on this boot.
     """
@@ -29,6 +29,7 @@ class Boot:
     running = 0
     version = ""
     counter = 0
+    profile = 0
     build_time = 0
     clock_floor = 0
 

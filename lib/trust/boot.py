@@ -43,6 +43,7 @@ def select(identity, state, slots, platform):
         boot.running = slot
         boot.version = descriptor.version
         boot.counter = descriptor.counter
+        boot.profile = descriptor.profile
         boot.build_time = descriptor.build_time
         # The number of an order is its time of issue.
         boot.clock_floor = max(descriptor.build_time, state.order)
@@ -65,7 +66,4 @@ def _note(step, slot):
 
 def verify(boot, slot):
     """Verify the image in a slot, from flash; its Descriptor, or TrustError."""
-    record = boot.record
-    return image.verify(
-        boot.slots[slot], record["release"], record["model"], boot.state.floor, boot.platform
-    )
+    return image.verify(boot.slots[slot], boot.record, boot.state.floor, boot.platform)

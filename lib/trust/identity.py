@@ -22,6 +22,8 @@ except ImportError:  # CPython
         return value
 
 
+PROFILES = ("dev", "production", "sealed")  # of images and boards, by their number
+
 CA_CERT = const(0)
 DEVICE_CERT = const(1)
 PRIVATE_KEY = const(2)
@@ -32,7 +34,7 @@ _BLOCK_LEN = const(4096)
 _HEADER_LEN = const(12)
 _MAX_ENTRIES = const(32)
 _MAX_CHAIN = const(4)
-_FIELDS = ("id", "model", "broker", "images", "ntp", "release", "fleet", "watchdog_s")
+_FIELDS = ("id", "model", "profile", "broker", "images", "ntp", "release", "fleet", "watchdog_s")
 
 
 class IdentityError(TrustError):
@@ -115,7 +117,10 @@ class Identity:
         return self.entry(CA_CERT).rstrip(b"\0")
 
     def record(self):
-        """The provisioning record (docs/design.md, "Identity"), key digests as bytes."""
+        """The provisioning record (docs/design.md, "Identity").
+
+        Key digests as bytes, the profile as its number in `PROFILES`.
+        """
         try:
             record = json.loads(self.entry(RECORD).rstrip(b"\0"))
         except ValueError:
@@ -125,6 +130,9 @@ class Identity:
         for field in _FIELDS:
             if field not in record:
                 raise IdentityError("provisioning record: no %r" % field)
+        if record["profile"] not in PROFILES:
+            raise IdentityError("provisioning record: profile %r, not known" % record["profile"])
+        record["profile"] = PROFILES.index(record["profile"])
         for field in ("release", "fleet"):
             try:
                 digests = [binascii.unhexlify(digest) for digest in record[field]]

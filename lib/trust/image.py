@@ -27,6 +27,7 @@ DESCRIPTOR_LEN = const(96)
 
 _MAGIC = b"SGNTSLOT"
 _FORMAT = const(1)
+_LAST_PROFILE = const(2)
 _STRUCT = "<8sHHIIIQ32s32s"
 
 
@@ -37,6 +38,7 @@ class ImageError(TrustError):
 class Descriptor:
     """The first 96 bytes of an image (docs/design.md, "Slot image").
 
+    profile: number in `identity.PROFILES`; a board runs none below its own.
     payload_len: bytes of file system, a multiple of 4096.
     counter: security counter; a board never runs one below its floor.
     platform: least MicroPython version, major << 16 | minor << 8 | patch.
@@ -65,6 +67,8 @@ class Descriptor:
             raise ImageError("not a slot image: magic %r, expected %r" % (magic, _MAGIC))
         if format_ != _FORMAT:
             raise ImageError("image format %d, expected %d" % (format_, _FORMAT))
+        if self.profile > _LAST_PROFILE:
+            raise ImageError("profile %d, expected 0 to %d" % (self.profile, _LAST_PROFILE))
         if not self.payload_len or self.payload_len % BLOCK_LEN:
             raise ImageError("payload length %d, expected n * 4096" % self.payload_len)
         self.version = _text(version, "version")
@@ -75,16 +79,24 @@ class Descriptor:
         """Bytes of the whole image: descriptor, payload, signature sector."""
         return self.payload_len + 2 * BLOCK_LEN
 
-    def check(self, slot_len, model, floor, platform):
-        """Raise ImageError unless a board of this kind may run the image.
+    def check(self, slot_len, record, floor, platform):
+        """Raise ImageError unless the board may run the image.
 
-        slot_len: bytes.  floor: least security counter.  platform: version tuple
-        of the running MicroPython, `sys.implementation.version`.
+        slot_len: bytes.  record: the provisioning record, of which model and profile
+        count.  floor: least security counter.  platform: version tuple of the running
+        MicroPython, `sys.implementation.version`.
         """
         if self.image_len > slot_len:
             raise ImageError("image of %d bytes, slot holds %d" % (self.image_len, slot_len))
-        if self.model != model:
-            raise ImageError("image for model %r, this is a %r" % (self.model, model))
+        if self.model != record["model"]:
+            raise ImageError("image for model %r, this is a %r" % (self.model, record["model"]))
+        if self.profile < record["profile"]:
+            from .identity import PROFILES  # here: an update has no memory for it otherwise
+
+            raise ImageError(
+                "%s image, this is a %s board"
+                % (PROFILES[self.profile], PROFILES[record["profile"]])
+            )
         if self.counter < floor:
             raise ImageError("security counter %d is below the floor %d" % (self.counter, floor))
         if platform[0] << 16 | platform[1] << 8 | platform[2] < self.platform:
@@ -111,16 +123,16 @@ def _text(field, name):
     return text.decode()
 
 
-def verify(device, key_digests, model, floor, platform):
+def verify(device, record, floor, platform):
     """Verify the image in a slot and return its Descriptor.
 
     Reads every block of the image once.  Raises ImageError or SignatureError.
-    The arguments are those of `Descriptor.check` and `signature.verify`.
+    The arguments are those of `Descriptor.check`; the record's release keys are trusted.
     """
     block = bytearray(BLOCK_LEN)
     device.readblocks(0, block)
     descriptor = Descriptor(block)
-    descriptor.check(block_count(device) * BLOCK_LEN, model, floor, platform)
+    descriptor.check(block_count(device) * BLOCK_LEN, record, floor, platform)
     hasher = sha256(block)
     last = descriptor.payload_len // BLOCK_LEN + 1
     for number in range(1, last):
@@ -128,5 +140,5 @@ def verify(device, key_digests, model, floor, platform):
         hasher.update(block)
     device.readblocks(last, block)
     descriptor.digest = hasher.digest()
-    signature.verify(block, descriptor.digest, key_digests)
+    signature.verify(block, descriptor.digest, record["release"])
     return descriptor

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from signet import __version__, board, commands, fleet, release
+from signet import __version__, board, commands, fleet, release, service_token
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 
 
@@ -32,6 +32,8 @@ for _group in (
     board.group,
 ):
     program.add_command(_group)
+commands.device_group.add_command(service_token.device_token)
+release.group.add_command(service_token.release_console)
 
 
 def _state_exit_codes(command: click.Command) -> None:

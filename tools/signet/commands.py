@@ -10,6 +10,7 @@ import click
 
 from signet import device, files, image, pki, signing
 from signet.errors import refusals_about
+from trust.identity import PROFILES
 from trust.image import Descriptor
 
 EXIT_CODES = "Exit codes: 0 done, 1 refused (verification or policy), 2 usage or environment."
@@ -79,6 +80,8 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
     callback=_parse_platform,
     help="Oldest MicroPython that can run it.",
 )
+@click.option("--profile", type=click.Choice(PROFILES), default=image.DEFAULT_PROFILE,
+              show_default=True, help="dev: with debug output, for dev boards only.")  # fmt: skip
 @click.option(
     "--build-time",
     type=_U32,
@@ -94,6 +97,7 @@ def image_build(
     model: str,
     counter: int,
     min_platform: tuple[int, int, int],
+    profile: str,
     build_time: int | None,
     source: Path,
     app: Path | None,
@@ -106,12 +110,13 @@ def image_build(
     """
     now = int(time.time())
     release = image.Release(
-        version, model, counter, min_platform, now if build_time is None else build_time
+        version, model, counter, min_platform, now if build_time is None else build_time, profile
     )
     content = image.build_image(release, source, app)
     files.replace_file(output, content)
     click.echo(
-        f"{output}: {version} for {model}, counter {counter}, {len(content)} bytes, unsigned"
+        f"{output}: {version} for {model}, {profile}, counter {counter}, {len(content)} bytes, "
+        "unsigned"
     )
 
 
@@ -143,7 +148,7 @@ def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> N
     else:
         click.echo(
             f"{signed}: verified: {descriptor.version} for {descriptor.model}, "
-            f"counter {descriptor.counter}"
+            f"{PROFILES[descriptor.profile]}, counter {descriptor.counter}"
         )
 
 
@@ -177,6 +182,7 @@ def _describe(descriptor: Descriptor) -> dict[str, Any]:
     return {
         "version": descriptor.version,
         "model": descriptor.model,
+        "profile": PROFILES[descriptor.profile],
         "counter": descriptor.counter,
         "platform": f"{platform >> 16}.{platform >> 8 & 0xFF}.{platform & 0xFF}",
         "build_time": descriptor.build_time,
@@ -194,6 +200,8 @@ def device_group() -> None:
 @click.option("--id", "device_id", required=True, help="Device id: a-z, 0-9 and '-'.")
 @click.option("--model", required=True, help="Device model; the image must be for it.")
 @click.option("--hw", required=True, help="Hardware revision.")
+@click.option("--profile", type=click.Choice(PROFILES), default=image.DEFAULT_PROFILE,
+              show_default=True, help="The device runs no image below it.")  # fmt: skip
 @click.option("--broker", required=True, metavar="HOST:PORT", help="MQTT broker.")
 @click.option("--images", required=True, metavar="HOST:PORT", help="Image server.")
 @click.option("--ntp", required=True, metavar="HOST:PORT", help="Time server.")
@@ -218,6 +226,7 @@ def device_provision(
     device_id: str,
     model: str,
     hw: str,
+    profile: str,
     broker: str,
     images: str,
     ntp: str,
@@ -247,6 +256,6 @@ def device_provision(
         wifi = device.Wifi(wifi_ssid, passphrase.decode("utf-8", "replace").rstrip("\r\n"))
     elif wifi_key is not None:
         raise click.UsageError("--wifi-key needs --wifi-ssid")
-    settings = device.Settings(device_id, model, hw, broker, images, ntp, watchdog_s)
+    settings = device.Settings(device_id, model, hw, broker, images, ntp, watchdog_s, profile)
     device.provision(settings, pki_folder, image_path, source, output, credentials, wifi)
     click.echo(f"{output}: {device_id} ({model}, {hw}), {image_path.name} in slot A")

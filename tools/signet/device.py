@@ -29,6 +29,7 @@ class Settings:
     """The part of the provisioning record that the user chooses.
 
     broker, images, ntp: "host:port". watchdog_s: seconds after which a hanging device restarts.
+    profile: one of trust.identity.PROFILES; the device runs no image below it.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Settings:
     images: str
     ntp: str
     watchdog_s: int
+    profile: str = image.DEFAULT_PROFILE
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def provision(
     release_digest = signing.key_digest(pki_folder / "release.pub")
     content = files.read_file(signed_image, "slot image")
     with refusals_about(signed_image):
-        descriptor = image.verify_image(content, [release_digest], settings.model)
+        descriptor = image.verify_image(content, [release_digest], settings.model, settings.profile)
     ca = files.read_file(pki_folder / "root-ca.pem", "root CA certificate")
     if credentials is None:
         credentials = Credentials(*pki.issue_device(pki_folder, settings.id))
@@ -124,6 +126,7 @@ def build_stage1(source: Path, size: int, wifi: Wifi | None = None) -> bytes:
 def check_settings(settings: Settings) -> None:
     """Raise SignetError for a field that a device could not use."""
     pki.check_device_id(settings.id)
+    image.check_profile(settings.profile)
     for name, value, pattern in (
         ("model", settings.model, image.MODEL),
         ("hardware revision", settings.hw, _HARDWARE),

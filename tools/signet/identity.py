@@ -26,7 +26,7 @@ from signet.errors import RefusedError, SignetError
 from signet.flash import BlockDevice
 from signet.run import run_program
 from trust import TrustError
-from trust.identity import DEVICE_CERT, RECORD, Identity
+from trust.identity import DEVICE_CERT, PROFILES, RECORD, Identity
 
 MAX_RECORD_LEN = 1024
 _MAX_CHAIN_LEN = 4
@@ -93,6 +93,7 @@ def _read_back(content: bytes, chain: bytes, key: bytes, ca: bytes, record: dict
         )
     except (TrustError, ValueError) as error:
         raise RefusedError(f"identity partition: cannot be read back: {error}") from error
+    found["profile"] = PROFILES[found["profile"]]
     for name in ("release", "fleet"):
         found[name] = [digest.hex() for digest in found[name]]
     if not same or found != record:

@@ -20,9 +20,11 @@ from signet.errors import RefusedError, SignetError
 from signet.run import ProgramError, run_program
 from trust import TrustError
 from trust import image as trust_image
+from trust.identity import PROFILES
 from trust.image import Descriptor
 
 BLOCK_LEN = 4096
+DEFAULT_PROFILE = "production"
 DEFAULT_PLATFORM = (1, 25, 0)  # the oldest MicroPython with the .mpy version that mpy-cross emits
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,30}")
 MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
@@ -30,9 +32,10 @@ LAYOUT = "firmware/board/partitions.csv"  # in a source folder
 
 _MAGIC = b"SGNTSLOT"
 _FORMAT = 1
-_PROFILE = 0  # reserved
 _DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32s")
 _OPTIMISATION = "-O3"  # no line numbers in tracebacks, and 6 % smaller; there are no asserts
+_DEBUG_SWITCH = b"_DEBUG = const(False)"
+_DEBUG_NAME = re.compile(rb"\b_DEBUG\b")
 _ANY_PLATFORM = (255, 255, 255)
 _NO_FLOOR = 0
 _MAX_AHEAD_S = 86400  # a board that ran it would refuse the true time as below its floor
@@ -43,7 +46,7 @@ class Release:
     """What the descriptor says about an image.
 
     counter: security counter, u32. platform: least MicroPython version (major, minor, patch).
-    build_time: Unix seconds; a board's clock never runs below it.
+    build_time: Unix seconds; a board's clock never runs below it. profile: one of `PROFILES`.
     """
 
     version: str
@@ -51,6 +54,7 @@ class Release:
     counter: int
     platform: tuple[int, int, int]
     build_time: int
+    profile: str = DEFAULT_PROFILE
 
 
 def build_image(release: Release, source: Path, app: Path | None = None) -> bytes:
@@ -64,7 +68,7 @@ def build_image(release: Release, source: Path, app: Path | None = None) -> byte
     sources = _slot_sources(source)
     if app is not None:
         sources["firmware/app.py"] = app
-    compiled = compile_sources(sources)
+    compiled = compile_sources(sources, debug=release.profile == "dev")
     slot_len = _slot_len(source)
     most_blocks = slot_len // BLOCK_LEN - 2
     try:
@@ -81,8 +85,9 @@ def pack_descriptor(release: Release, payload_len: int) -> bytes:
     """The first block of an image, 4096 bytes; read back by the device's parser."""
     major, minor, patch = release.platform
     fields = _DESCRIPTOR.pack(
-        _MAGIC, _FORMAT, _PROFILE, payload_len, release.counter, major << 16 | minor << 8 | patch,
-        release.build_time, release.version.encode(), release.model.encode(),
+        _MAGIC, _FORMAT, PROFILES.index(release.profile), payload_len, release.counter,
+        major << 16 | minor << 8 | patch, release.build_time, release.version.encode(),
+        release.model.encode(),
     )  # fmt: skip
     block = fields.ljust(BLOCK_LEN, b"\xff")
     Descriptor(block)
@@ -96,6 +101,7 @@ def _check_release(release: Release) -> None:
     ):
         if not pattern.fullmatch(value):
             raise SignetError(f"{name} {value!r}, expected the form {pattern.pattern}")
+    check_profile(release.profile)
     for name, number, most in (
         ("security counter", release.counter, 0xFFFF_FFFF),
         ("build time", release.build_time, 0xFFFF_FFFF),
@@ -106,6 +112,12 @@ def _check_release(release: Release) -> None:
     ahead = release.build_time - time.time()
     if ahead > _MAX_AHEAD_S:
         raise SignetError(f"build time {release.build_time} is {ahead:.0f} s ahead of now")
+
+
+def check_profile(profile: str) -> None:
+    """Raise SignetError for a word that is no profile."""
+    if profile not in PROFILES:
+        raise SignetError(f"profile {profile!r}, expected one of {', '.join(PROFILES)}")
 
 
 def _slot_sources(source: Path) -> dict[str, Path]:
@@ -132,26 +144,43 @@ def python_files(source: Path, folders: Iterable[str]) -> dict[str, Path]:
     }
 
 
-def compile_sources(sources: dict[str, Path]) -> dict[str, bytes]:
+def compile_sources(sources: dict[str, Path], debug: bool = False) -> dict[str, bytes]:
     """Compile each file with mpy-cross: {"a/b.py": path} gives {"a/b.mpy": code}.
 
     The module's name, not its path, ends up in the code and in tracebacks: a board holds that name
-    in memory anyway.
+    in memory anyway. debug: with `_DEBUG` true; else mpy-cross leaves out what depends on it.
     """
     compiled = {}
     with tempfile.TemporaryDirectory(prefix="signet-") as folder:
-        output = Path(folder, "out.mpy")
+        debug_source, output = Path(folder, "in.py"), Path(folder, "out.mpy")
         for name, path in sorted(sources.items()):
             if not path.is_file():
                 raise SignetError(f"{path}: no such file")
+            text = path.read_bytes()
+            _check_debug_switch(path, text)
+            debug_source.write_bytes(text.replace(_DEBUG_SWITCH, b"_DEBUG = const(True)"))
+            compiler_input = debug_source if debug else path
             try:
                 run_program(
-                    "mpy-cross", _OPTIMISATION, "-s", _module(name), "-o", output, "--", path
-                )
+                    "mpy-cross", _OPTIMISATION, "-s", _module(name), "-o", output, "--",
+                    compiler_input,
+                )  # fmt: skip
             except ProgramError as error:
                 raise SignetError(f"{path}: does not compile: {error}") from error
             compiled[name.removesuffix(".py") + ".mpy"] = output.read_bytes()
     return compiled
+
+
+def _check_debug_switch(path: Path, text: bytes) -> None:
+    """Raise SignetError unless `_DEBUG` is only ever used as the build can switch it."""
+    switched = False
+    for line in filter(_DEBUG_NAME.search, text.splitlines()):
+        switched = switched or line == _DEBUG_SWITCH
+        if not switched or (line != _DEBUG_SWITCH and line.strip() != b"if _DEBUG:"):
+            raise SignetError(
+                f"{path}: {line.decode(errors='replace').strip()!r}: debug code is switched by "
+                f"the line {_DEBUG_SWITCH.decode()!r}, and follows on 'if _DEBUG:'"
+            )
 
 
 def _module(name: str) -> str:
@@ -185,21 +214,28 @@ def sign_image(content: bytes, key: Path) -> bytes:
     return signed
 
 
-def verify_image(content: bytes, key_digests: list[bytes], model: str | None = None) -> Descriptor:
+def verify_image(
+    content: bytes, key_digests: list[bytes], model: str | None = None, profile: str = "dev"
+) -> Descriptor:
     """Verify a signed image as a device does and return its descriptor.
 
     Raises RefusedError for anything that a device would refuse, and for a file that is longer than
     its image. model: the only one accepted; None accepts what the image says.
+    profile: the device's; the default, dev, takes every image.
     """
     descriptor = _parse(content)
     problem = _length_problem(descriptor, len(content))
     if problem:
         raise RefusedError(problem)
+    record = {
+        "release": key_digests,
+        "model": descriptor.model if model is None else model,
+        "profile": PROFILES.index(profile),
+    }
     try:
         verified: Descriptor = trust_image.verify(
             flash.BlockDevice(memoryview(bytearray(content))),
-            key_digests,
-            descriptor.model if model is None else model,
+            record,
             _NO_FLOOR,
             _ANY_PLATFORM,
         )

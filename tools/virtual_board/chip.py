@@ -48,6 +48,7 @@ cause = 0  # reset cause
 mac = b""  # unique id
 flash = None  # file of the whole chip
 rtc = None  # file, see above
+efuses = {}  # address of a register -> word; others are 0
 origin_ns = 0  # its first field
 control = None  # file; its first byte is the radio link
 watch = None  # module watch, if the host watches

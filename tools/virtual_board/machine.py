@@ -13,6 +13,7 @@ SOFT_RESET = 5
 
 _FOREVER = const(0xFFFFFFFF)
 _MEMORY_LEN = const(2048)
+_EFUSES = const(0x3FF5A000)
 del const  # the chip's module has none
 
 
@@ -34,6 +35,18 @@ def reset_cause():
 
 def unique_id():
     return _chip.mac
+
+
+class _Registers:
+    """Of all the registers, the eFuses' (chip.py)."""
+
+    def __getitem__(self, address):
+        if address >> 8 != _EFUSES >> 8:
+            raise NotImplementedError("virtual board: register 0x%x" % address)
+        return _chip.efuses.get(address, 0)
+
+
+mem32 = _Registers()
 
 
 class WDT:

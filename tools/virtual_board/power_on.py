@@ -11,6 +11,7 @@ Settings (JSON in $VBOARD):
                  after this many of its bytes
   ops            optional path: log of the flash operations
   heap           optional path: log of the heap in use
+Beside the flash may lie a file `efuses`: "address word" a line, both hexadecimal.
 This module is done, and gone from the heap, when the first script starts.
 """
 
@@ -43,6 +44,12 @@ def run():
     chip.mac = bytes.fromhex(settings["mac"])
     chip.flash = open(settings["flash"], "r+b")  # noqa: SIM115
     chip.rtc = open(settings["rtc"], "r+b")  # noqa: SIM115
+    try:
+        for line in open(settings["flash"].replace("flash.bin", "efuses")):  # noqa: SIM115
+            address, word = line.split()
+            chip.efuses[int(address, 16)] = int(word, 16)
+    except OSError:  # no such file: a chip as it leaves the factory
+        pass
     if settings.get("control"):
         chip.control = open(settings["control"], "r+b")  # noqa: SIM115
     if settings.get("cut_at") or settings.get("ops") or settings.get("heap"):
