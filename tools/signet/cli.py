@@ -12,7 +12,16 @@ from typing import NoReturn
 
 import click
 
-from signet import __version__, board, board_image, commands, fleet, release
+from signet import (
+    __version__,
+    board,
+    board_flash,
+    board_image,
+    commands,
+    emulator,
+    fleet,
+    release,
+)
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 
 
@@ -23,7 +32,8 @@ def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
 
-board.group.add_command(board_image.command)
+for _command in (board_image.command, board_flash.command, emulator.command):
+    board.group.add_command(_command)
 
 for _group in (
     commands.pki_group,

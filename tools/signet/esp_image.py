@@ -98,6 +98,8 @@ def _is_app(image: bytes) -> bool:
 def _check_table(data: bytes, layout: Sequence[Partition]) -> None:
     """Its partitions are the board's; `vfs` may be elsewhere: the board has its own, smaller."""
     rows = flash.read_table(data)
+    if flash.build_table(rows) != data:
+        raise RefusedError("partition table: data behind its MD5 row, expected 0xff")
     if not {"otadata", "ota_0", "ota_1"} <= {row.label for row in rows}:
         found = ", ".join(row.label for row in rows)
         raise RefusedError(f"not an OTA image: its partitions are {found}", _HINT)
