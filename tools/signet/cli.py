@@ -15,6 +15,7 @@ import click
 from signet import (
     __version__,
     board,
+    board_deploy,
     board_flash,
     board_image,
     commands,
@@ -32,7 +33,12 @@ def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
 
-for _command in (board_image.command, board_flash.command, emulator.command):
+for _command in (
+    board_image.command,
+    board_flash.command,
+    board_deploy.command,
+    emulator.command,
+):
     board.group.add_command(_command)
 
 for _group in (
