@@ -4,15 +4,38 @@ RUNS ?= 1000000
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-mqtt brokers fuzz fmt lock clean
+.PHONY: help setup demo flash console deploy qemu test check lint types bench bench-mqtt brokers fuzz \
+	fmt lock clean
+
+# The device that `make demo HOST=…` makes, and the flash of a real board that is made from it.
+DEVICE ?= build/demo/device
+FLASH ?= build/flash.bin
+need = $(if $($(1)),,$(error $(1)=… is missing: $(2)))
+_port = $(call need,PORT,a serial port such as /dev/ttyUSB0)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
 
-demo: setup ## show the main job: provision, connect, update, refuse, roll back
-	$(BIN)/python tools/demo.py
+demo: setup ## show the main job: provision, connect, update, refuse, roll back; HOST=… WIFI=… BIND=…
+	$(BIN)/python tools/demo.py $(if $(HOST),--keep --host $(HOST)) $(if $(WIFI),--wifi '$(WIFI)') \
+	  $(if $(BIND),--bind $(BIND))
+
+flash: setup ## write a device to an ESP32 and compare: PORT=… MICROPYTHON_BIN=… [DEVICE=folder]
+	$(_port)$(call need,MICROPYTHON_BIN,ESP32_GENERIC-OTA-….bin of micropython.org)
+	@mkdir -p build && rm -f build/flash.bin
+	$(BIN)/signet board image --micropython $(MICROPYTHON_BIN) --device $(DEVICE)/flash.bin -o build/flash.bin
+	$(BIN)/signet board flash build/flash.bin --port $(PORT)
+
+console: setup ## what a board says; in a development board, after Ctrl-C, its REPL: PORT=…
+	$(_port)$(BIN)/mpremote connect $(PORT) resume repl
+
+deploy: setup ## copy stage 1 to a development board, and to no other: PORT=…
+	$(_port)$(BIN)/signet board deploy --port $(PORT)
+
+qemu: setup ## start the flash of a real board in an ESP32 emulator: FLASH=… [CONSOLE_PORT=5555]
+	$(BIN)/signet board emulate $(FLASH) --port $(or $(CONSOLE_PORT),5555)
 
 test: setup ## run all tests, under CPython and under MicroPython
 	$(BIN)/pytest

@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import NamedTuple
 
-from signet import filesystem, flash
+from signet import esp_image, filesystem, flash
 from signet.board import Cause, Exit, FlashOp, PowerCut, VirtualBoard
 
 LAYOUT = Path(__file__).resolve().parents[1] / "firmware/board/partitions.csv"
@@ -26,7 +26,7 @@ FIRST = bytes(range(256))  # a first segment that is long enough for the app des
 def blank_flash() -> flash.Flash:
     """A chip with the partition table and a platform in ota_0, else erased."""
     chip = flash.Flash.blank(PARTITIONS)
-    chip.write("ota_0", flash.synthetic_app("1.25.0"))
+    chip.write("ota_0", esp_image.synthetic_app("1.25.0"))
     return chip
 
 

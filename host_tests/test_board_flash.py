@@ -17,11 +17,11 @@ from host_tests.board_helpers import (
     run_board,
     said,
 )
-from signet import filesystem, flash, idf
+from signet import esp_image, filesystem, flash, idf
 from signet.board import Cause, Exit, FlashOp, PowerCut, VirtualBoard
 
 OTADATA = BY_LABEL["otadata"].offset
-APP = flash.synthetic_app("1.25.0")
+APP = esp_image.synthetic_app("1.25.0")
 
 
 # esp32.Partition, as in esp32_partition.c.

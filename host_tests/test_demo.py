@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from host_tests.key_material import find_keys, keys_and_places
+from signet.flash import Flash
+from trust.identity import Identity
 
 REPO = Path(__file__).resolve().parent.parent
 DEMO_S = 240  # several times what it takes on an idle machine
@@ -125,6 +128,30 @@ def test_a_second_demo_in_the_folder_waits_its_turn(tmp_path):
     assert first.communicate(timeout=DEMO_S)[1] == "demo: interrupted\n"
     assert (first.returncode, second.returncode) == (1, 2)
     assert f"a demo runs there already, process {first.pid}" in stderr
+
+
+def test_a_host_is_named_by_certificate_and_record(demo, tmp_path, capsys):
+    """The first three steps with --host, which is for a real board or an emulator."""
+    from demo_stage import Stage
+    from demo_transcript import Transcript
+
+    (tmp_path / "demo").mkdir()
+    with Stage(tmp_path / "demo", Transcript(), "10.0.2.2", "a network") as stage:
+        for step in (demo.make_fleet, demo.build_release, demo.provision):
+            step(stage)
+        addresses = stage.fleet.addresses
+    pem = x509.load_pem_x509_certificate((tmp_path / "demo/pki/server.pem").read_bytes())
+    names = pem.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "10.0.2.2" in map(str, names.get_values_for_type(x509.IPAddress))
+    chip = Flash.load(tmp_path / "demo/device/flash.bin")
+    record = Identity(chip.device("esp_secure_cert")).record()
+    ports = {name: address.split(":")[1] for name, address in addresses.items()}
+    assert {name: record[name] for name in ports} == {
+        name: f"10.0.2.2:{port}" for name, port in ports.items()
+    }
+    assert record["id"] == "dev-0002"
+    assert b"a network" in chip.read("vfs")
+    assert "dev-0002, for a real board or an emulator, knows this" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fails", [0, 3, 6])

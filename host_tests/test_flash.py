@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from host_tests.tool_helpers import REPO, mode, run_program
-from signet import flash, image
+from signet import esp_image, flash, image
 from signet.errors import RefusedError, SignetError
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -35,7 +35,7 @@ def layout():
 def test_the_map_is_the_documented_one_and_fills_the_chip(layout):
     rows = [(row.label, row.type, row.subtype, row.offset, row.size) for row in layout]
     assert rows == MAP
-    assert layout[-1].end == flash.FLASH_LEN
+    assert layout[-1].end == flash.flash_len(layout) == 0x400000
 
 
 def test_a_table_is_what_the_boot_loader_expects(layout):
@@ -87,7 +87,10 @@ def test_a_malformed_table_is_refused(table, reason):
         "unaligned app": ("a,app,ota_0,0x9000,0x1000,", "multiple of 0x10000"),
         "size 0": ("a,data,nvs,0x9000,0,", "size 0x0"),
         "size not blocks": ("a,data,nvs,0x9000,0x1001,", "size 0x1001"),
-        "past the end": ("a,data,nvs,0x3ff000,0x2000,", "ends at 0x401000, the flash at 0x400000"),
+        "past the end": (
+            "a,data,nvs,0xfff000,0x2000,",
+            "ends at 0x1001000, the flash at 0x1000000",
+        ),
         "two of a name": ("a,data,nvs,0x9000,0x1000,\na,data,nvs,0xa000,0x1000,", "two partitions"),
         "no label": (",data,nvs,0x9000,0x1000,", "label ''"),
         "long label": ("abcdefghijklmnop,data,nvs,0x9000,0x1000,", "1 to 15"),
@@ -143,7 +146,7 @@ def test_what_does_not_fit_is_refused(layout):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "0 bytes, expected 4194304"), (b"\xff" * flash.FLASH_LEN, "no MD5 row")],
+    [(b"", "0 bytes, expected 4, 8 or 16 MiB"), (b"\xff" * 0x400000, "no MD5 row")],
 )
 def test_a_file_that_is_no_flash_is_refused(tmp_path, content, reason):
     (tmp_path / "flash.bin").write_bytes(content)
@@ -169,7 +172,7 @@ def test_a_block_device_stays_within_its_partition(layout):
 
 
 def test_esptool_accepts_the_synthetic_app(tmp_path):
-    app = flash.synthetic_app("v1.25.0")
+    app = esp_image.synthetic_app("v1.25.0")
     (tmp_path / "app.bin").write_bytes(app)
     shown = run_program("esptool", "image-info", tmp_path / "app.bin").stdout
     assert "Detected image type: ESP32" in shown
@@ -186,4 +189,4 @@ def test_esptool_accepts_the_synthetic_app(tmp_path):
 def test_a_platform_version_that_does_not_fit_is_refused():
     for version in ("v" * 32, "vé"):
         with pytest.raises(SignetError, match="at most 31 ASCII"):
-            flash.synthetic_app(version)
+            esp_image.synthetic_app(version)

@@ -97,7 +97,7 @@ def other_ca(folder: Path) -> Authority:
 def make_flash(certificate: Path, ca: Path) -> Path:
     """A flash file of the real layout with this identity; its path."""
     layout = flash.load_layout(REPO / image.LAYOUT)
-    content = bytearray(b"\xff" * flash.FLASH_LEN)
+    content = bytearray(b"\xff" * flash.FLASH_LENS[0])
     table = flash.build_table(layout)
     content[flash.TABLE_OFFSET : flash.TABLE_OFFSET + len(table)] = table
     place = next(row for row in layout if row.label == "esp_secure_cert")

@@ -72,13 +72,15 @@ def signet(tmp_path: Path) -> Signet:
     """
     (tmp_path / "temp").mkdir()
 
-    def run(*args: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: str | Path, cwd: Path = tmp_path, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "signet", *map(str, args)],
             capture_output=True,
             text=True,
             check=False,
-            cwd=tmp_path,
+            cwd=cwd,
             env=os.environ | {"TMPDIR": str(tmp_path / "temp")} | environment,
         )
 

@@ -18,10 +18,13 @@ from pathlib import Path
 import click
 
 from demo_cases import CASES, refuse_and_recover
-from demo_stage import DEVICE, MODEL, REPO, Report, Stage, claim_folder
+from demo_stage import DEVICE, MODEL, OTHER_DEVICE, REPO, Report, Stage, claim_folder
 from demo_transcript import NotHeldError, Transcript
 from signet.errors import SignetError
+from signet.flash import Flash
+from signet.fleet import LOOPBACK
 from signet.run import run_program
+from trust.identity import Identity
 
 WATCHDOG_S = 6
 _MQTT_CONNECT = b"\x10\x0f\0\x04MQTT\x04\x02\0\x3c\0\x03who"
@@ -29,7 +32,8 @@ _HTTP_GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def make_fleet(stage: Stage) -> str:
-    command = ("pki", "init", stage.pki, "--host", "localhost", "--host", "127.0.0.1")
+    hosts = ["localhost", "127.0.0.1", *([stage.host] if stage.host else [])]
+    command = ("pki", "init", str(stage.pki), *(f"--host={host}" for host in hosts))
     stage.signet(*command)
     keys = {path: path.read_bytes() for path in sorted(stage.pki.glob("*.key"))}
     stage.check(
@@ -68,7 +72,27 @@ def provision(stage: Stage) -> str:
         "--watchdog-s", str(WATCHDOG_S), "--image", stage.folder / "1.0.0.img", "-o", stage.flash,
     )  # fmt: skip
     _check_slot(stage, "a", "1.0.0", floor=1)
+    if stage.host:
+        _provision_for_host(stage)
     return f"{DEVICE}, 1.0.0 in slot a"
+
+
+def _provision_for_host(stage: Stage) -> None:
+    """A second device, for a real board or an emulator: it knows this machine as `stage.host`."""
+    ports = {name: address.rpartition(":")[2] for name, address in stage.fleet.addresses.items()}
+    path = stage.folder / "device/flash.bin"
+    path.parent.mkdir()
+    stage.signet(
+        "device", "provision", "--pki", stage.pki, "--id", OTHER_DEVICE, "--model", MODEL,
+        "--hw", "A1", *(f"--{name}={stage.host}:{port}" for name, port in ports.items()),
+        *(["--wifi-ssid", stage.wifi] if stage.wifi else []),
+        "--image", stage.folder / "1.0.0.img", "-o", path,
+    )  # fmt: skip
+    record = Identity(Flash.load(path).device("esp_secure_cert")).record()
+    stage.check(
+        f"{OTHER_DEVICE}, for a real board or an emulator, knows this machine as {stage.host}",
+        all(record[name] == f"{stage.host}:{port}" for name, port in ports.items()),
+    )
 
 
 def start_servers(stage: Stage) -> str:
@@ -197,6 +221,21 @@ def keep(stage: Stage) -> None:
         f".toolchain/bin/mosquitto_sub -h {host} -p {port} --cafile {stage.pki}/root-ca.pem "
         f"--cert {stage.pki}/operator.pem --key {stage.pki}/operator.key -v -t 'signet/+/up/#'"
     )
+    if stage.host:
+        folder = stage.folder
+        stage.show.title(f"To let {OTHER_DEVICE} join it, on a real board or in an emulator:")
+        stage.show.command(
+            "make flash PORT=/dev/ttyUSB0 MICROPYTHON_BIN=ESP32_GENERIC-OTA-….bin "
+            f"DEVICE={folder}/device"
+        )
+        stage.show.command(
+            f".venv/bin/signet board image --micropython ESP32_GENERIC-OTA-….bin "
+            f"--device {folder}/device/flash.bin -o flash.bin && make qemu FLASH=flash.bin"
+        )
+        stage.show.command(
+            f".venv/bin/signet release publish --pki {stage.pki} --fleet {folder}/fleet "
+            f"--device {OTHER_DEVICE} --image {folder}/1.1.0.img"
+        )
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(1)
@@ -206,12 +245,16 @@ def keep(stage: Stage) -> None:
 @click.option("--keep", "keeps", is_flag=True, help="Leave the fleet running afterwards.")
 @click.option("--folder", default="build/demo", show_default=True, type=click.Path(path_type=Path),
               help="Where it all is; wiped first.")  # fmt: skip
-def main(keeps: bool, folder: Path) -> None:
+@click.option("--host", help="Address of this machine for a second device, which a real board or "
+              "an emulator (10.0.2.2) is to be.")  # fmt: skip
+@click.option("--wifi", help="Name of the open Wi-Fi network that it is to join.")
+@click.option("--bind", default=LOOPBACK, show_default=True, help="Where servers listen.")
+def main(keeps: bool, folder: Path, host: str | None, wifi: str | None, bind: str) -> None:
     """Show Signet's main job on a virtual board; exit code 0 only if every step held."""
     os.chdir(REPO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the broker would be left over
     try:
-        with claim_folder(folder), Stage(folder, Transcript()) as stage:
+        with claim_folder(folder), Stage(folder, Transcript(), host, wifi, bind) as stage:
             good = play(stage)
             if keeps:
                 keep(stage)

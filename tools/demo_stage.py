@@ -32,6 +32,7 @@ from trust import state as boot_state
 
 REPO = Path(__file__).resolve().parent.parent
 DEVICE = "dev-0001"
+OTHER_DEVICE = "dev-0002"  # with --host: for a real board or an emulator
 MODEL = "signet-demo"
 ORDER_S = 600
 WAIT_S = 60  # for any one thing; most take less than a second
@@ -52,13 +53,24 @@ class Evidence(NamedTuple):
 class Stage:
     """All parts together; to be used in a `with` statement, which ends what was started."""
 
-    def __init__(self, folder: Path, transcript: Transcript):
+    def __init__(
+        self,
+        folder: Path,
+        transcript: Transcript,
+        host: str | None = None,
+        wifi: str | None = None,
+        bind: str = LOOPBACK,
+    ):
+        """host: this machine, as OTHER_DEVICE is to know it; without, there is no such device.
+        wifi: the open network that it joins. bind: where servers listen."""
+        self.host = host
+        self.wifi = wifi
         self.folder = folder
         self.pki = folder / "pki"
         self.flash = folder / "board/flash.bin"
         self.show = transcript
         broker, images, ntp = _free_ports()
-        self.fleet = Fleet(folder / "fleet", self.pki, LOOPBACK, broker, images, ntp)
+        self.fleet = Fleet(folder / "fleet", self.pki, bind, broker, images, ntp)
         self.board = VirtualBoard(folder / "board", on_line=self._show_console)
         self._shows_console = True
         self.operator: OperatorSession  # once the servers run

@@ -230,7 +230,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @click.group("board")
 def group() -> None:
-    """Virtual boards."""
+    """Boards: virtual ones, and the flash of real ones."""
 
 
 @group.command("run")

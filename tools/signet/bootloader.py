@@ -13,7 +13,7 @@ from pathlib import Path
 
 from signet import idf
 from signet.errors import RefusedError, SignetError
-from signet.flash import FLASH_LEN, SECTOR_LEN, TABLE_LEN, TABLE_OFFSET, Partition, read_table
+from signet.flash import FLASH_LENS, SECTOR_LEN, TABLE_LEN, TABLE_OFFSET, Partition, read_table
 
 _APP = 0
 _OTADATA = (1, 0)  # type and subtype
@@ -45,8 +45,8 @@ class FlashFile:
         self._torn = torn
         self._ops = ops
         self._count = 0
-        if path.stat().st_size != FLASH_LEN:
-            raise SignetError(f"{path}: {path.stat().st_size} bytes, expected {FLASH_LEN}")
+        if path.stat().st_size not in FLASH_LENS:
+            raise SignetError(f"{path}: {path.stat().st_size} bytes, expected 4, 8 or 16 MiB")
 
     def read(self, address: int, length: int) -> bytes:
         with self._path.open("rb") as file:

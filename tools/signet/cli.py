@@ -12,7 +12,18 @@ from typing import NoReturn
 
 import click
 
-from signet import __version__, board, commands, fleet, release, service_token
+from signet import (
+    __version__,
+    board,
+    board_deploy,
+    board_flash,
+    board_image,
+    commands,
+    emulator,
+    fleet,
+    release,
+    service_token,
+)
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 
 
@@ -22,6 +33,14 @@ from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
+
+for _command in (
+    board_image.command,
+    board_flash.command,
+    board_deploy.command,
+    emulator.command,
+):
+    board.group.add_command(_command)
 
 for _group in (
     commands.pki_group,

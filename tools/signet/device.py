@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from signet import files, filesystem, flash, identity, image, pki, signing
+from signet import esp_image, files, filesystem, flash, identity, image, pki, signing
 from signet.errors import RefusedError, SignetError, refusals_about
 from trust.state import BootState
 
@@ -99,7 +99,7 @@ def provision(
     chip = flash.Flash.blank(flash.load_layout(source / image.LAYOUT))
     with refusals_about(signed_image):
         chip.write("slot_a", content)
-    chip.write("ota_0", flash.synthetic_app(PLATFORM_VERSION))
+    chip.write("ota_0", esp_image.synthetic_app(PLATFORM_VERSION))
     chip.write("vfs", build_stage1(source, chip.size("vfs"), wifi))
     BootState(chip.device("bootstate"), fresh=True).provision(descriptor.counter, _SLOT_A)
     identity_len = chip.size("esp_secure_cert")

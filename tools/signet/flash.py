@@ -1,7 +1,8 @@
-"""The flash of a board: partition table, and the 4 MiB file that is a virtual board's chip.
+"""The flash of a board: partition table, and the file that is a virtual board's chip.
 
 `firmware/board/partitions.csv` is the only flash map; tools and tests read it with `load_layout`.
-Formats: ESP-IDF "Partition Tables" and "App Image Format".
+A chip has 4, 8 or 16 MiB, the least that its partitions need.
+Format: ESP-IDF "Partition Tables".
 """
 
 import csv
@@ -16,8 +17,9 @@ from typing import Self
 from signet import files
 from signet.errors import RefusedError, SignetError, refusals_about
 
-FLASH_LEN = 4 * 1024 * 1024
+FLASH_LENS = tuple(mib * 1024 * 1024 for mib in (4, 8, 16))
 SECTOR_LEN = 4096
+BOOT_LOADER_OFFSET = 0x1000  # where an ESP32's ROM looks for it; other chips have it elsewhere
 TABLE_OFFSET = 0x8000
 TABLE_LEN = 0xC00
 
@@ -95,14 +97,20 @@ def _number(cell: str, names: dict[str, int] | None = None) -> int:
         raise ValueError(f"{cell!r}: expected a number or one of {sorted(names or {})}") from None
 
 
-def check_layout(partitions: Sequence[Partition], flash_len: int = FLASH_LEN) -> None:
-    """Raise SignetError unless every partition has its own, aligned place on the chip."""
+def flash_len(partitions: Sequence[Partition]) -> int:
+    """Bytes of the smallest chip that holds a layout that was checked."""
+    end = max(partition.end for partition in partitions)
+    return next(length for length in FLASH_LENS if end <= length)
+
+
+def check_layout(partitions: Sequence[Partition]) -> None:
+    """Raise SignetError unless every partition has its own, aligned place on a chip."""
     if not partitions:
         raise SignetError("no partitions")
     if (len(partitions) + 1) * _ENTRY.size > TABLE_LEN:
         raise SignetError(f"{len(partitions)} partitions, the table holds {TABLE_LEN // 32 - 1}")
     for partition in partitions:
-        _check_partition(partition, flash_len)
+        _check_partition(partition)
     labels = [partition.label for partition in partitions]
     for label in labels:
         if labels.count(label) > 1:
@@ -114,7 +122,7 @@ def check_layout(partitions: Sequence[Partition], flash_len: int = FLASH_LEN) ->
             )
 
 
-def _check_partition(partition: Partition, flash_len: int) -> None:
+def _check_partition(partition: Partition) -> None:
     label = partition.label
     if not 1 <= len(label) <= _MAX_LABEL_LEN or not label.isascii() or not label.isprintable():
         raise SignetError(f"label {label!r}, expected 1 to {_MAX_LABEL_LEN} printable characters")
@@ -129,8 +137,8 @@ def _check_partition(partition: Partition, flash_len: int) -> None:
         )
     if partition.size <= 0 or partition.size % SECTOR_LEN:
         raise SignetError(f"{label}: size {partition.size:#x}, expected n * {SECTOR_LEN:#x}")
-    if partition.end > flash_len:
-        raise SignetError(f"{label} ends at {partition.end:#x}, the flash at {flash_len:#x}")
+    if partition.end > FLASH_LENS[-1]:
+        raise SignetError(f"{label} ends at {partition.end:#x}, the flash at {FLASH_LENS[-1]:#x}")
 
 
 def build_table(partitions: Sequence[Partition]) -> bytes:
@@ -213,24 +221,39 @@ class Flash:
 
     def __init__(self, content: bytearray, partitions: Sequence[Partition]):
         self._content = content
+        self.partitions = tuple(partitions)
         self._partitions = {partition.label: partition for partition in partitions}
 
     @classmethod
-    def blank(cls, partitions: Sequence[Partition]) -> Self:
-        """An erased chip (0xFF) that holds only the partition table."""
-        content = bytearray(b"\xff" * FLASH_LEN)
-        content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN] = build_table(partitions)
+    def blank(cls, partitions: Sequence[Partition], boot_loader: bytes = b"") -> Self:
+        """An erased chip (0xFF) that holds only the partition table and, if given, a boot loader.
+
+        boot_loader: what an ESP32 reads from 0x1000 on, at most 28 KiB.
+        """
+        table = build_table(partitions)
+        content = bytearray(b"\xff" * flash_len(partitions))
+        content[BOOT_LOADER_OFFSET : BOOT_LOADER_OFFSET + len(boot_loader)] = boot_loader
+        content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN] = table
         return cls(content, partitions)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a flash file; its own partition table says what is where."""
         content = bytearray(files.read_file(path, "flash file"))
-        if len(content) != FLASH_LEN:
-            raise RefusedError(f"{path}: {len(content)} bytes, expected {FLASH_LEN}")
-        table = content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN]
+        if len(content) not in FLASH_LENS:
+            raise RefusedError(f"{path}: {len(content)} bytes, expected 4, 8 or 16 MiB")
         with refusals_about(path):
-            return cls(content, read_table(bytes(table)))
+            partitions = read_table(bytes(content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN]))
+            if len(content) < flash_len(partitions):
+                raise RefusedError(
+                    f"{len(content)} bytes, its partitions need {flash_len(partitions)}"
+                )
+        return cls(content, partitions)
+
+    @property
+    def content(self) -> memoryview:
+        """The whole chip."""
+        return memoryview(self._content)
 
     def device(self, label: str) -> BlockDevice:
         """A partition as a block device over this content."""
@@ -260,36 +283,3 @@ class Flash:
             raise SignetError(f"no partition {label!r}, only {', '.join(self._partitions)}")
         partition = self._partitions[label]
         return memoryview(self._content)[partition.offset : partition.end]
-
-
-_APP_HEADER = struct.Struct("<BBBBIB3xHBHH4xB")
-_APP_MAGIC = 0xE9
-_CHIP_ESP32 = 0
-_NO_WP_PIN = 0xEE
-_DROM_ADDRESS = 0x3F400020  # where the ESP32 maps the segment that holds the description
-_APP_ENTRY = 0x40080000
-_ANY_REVISION = 0xFFFF
-_CHECKSUM_SEED = 0xEF
-_APP_DESCRIPTION = struct.Struct("<II8x32s32s16s16s32s32s80x")
-_APP_DESCRIPTION_MAGIC = 0xABCD5432
-
-
-def synthetic_app(version: str) -> bytes:
-    """A small app image without code, valid to a boot loader: what a virtual board has in ota_0.
-
-    version: of the platform, at most 31 ASCII characters.
-    """
-    if not version.isascii() or len(version) > 31:
-        raise SignetError(f"platform version {version!r}, expected at most 31 ASCII characters")
-    description = _APP_DESCRIPTION.pack(
-        _APP_DESCRIPTION_MAGIC, 0, version.encode(), b"micropython", b"", b"", b"", b""
-    )
-    header = _APP_HEADER.pack(
-        _APP_MAGIC, 1, 2, 0x20, _APP_ENTRY, _NO_WP_PIN, _CHIP_ESP32, 0, 0, _ANY_REVISION, 1
-    )  # one segment, DIO, 4 MB at 40 MHz, SHA-256 appended
-    body = header + struct.pack("<II", _DROM_ADDRESS, len(description)) + description
-    checksum = _CHECKSUM_SEED
-    for byte in description:
-        checksum ^= byte
-    body += b"\0" * (-(len(body) + 1) % 16) + bytes([checksum])
-    return body + hashlib.sha256(body).digest()
