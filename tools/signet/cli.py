@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from signet import __version__, board, commands, fleet, release
+from signet import __version__, board, commands, devices, fleet, release
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 
 
@@ -23,6 +23,8 @@ def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
 
+for _command in devices.COMMANDS:
+    commands.device_group.add_command(_command)
 for _group in (
     commands.pki_group,
     commands.image_group,

@@ -7,6 +7,7 @@ the target nor the temporary file is left. SIGKILL and a power cut can leave the
 """
 
 import contextlib
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -34,6 +35,21 @@ def create_exclusive(path: Path, data: bytes, mode: int = _PUBLIC_MODE) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder as lasting as the files that they belong to."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path` that a killed program left; nobody may be writing it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -232,6 +232,11 @@ class Flash:
         with refusals_about(path):
             return cls(content, read_table(bytes(table)))
 
+    @property
+    def content(self) -> bytes:
+        """All bytes of the chip."""
+        return bytes(self._content)
+
     def device(self, label: str) -> BlockDevice:
         """A partition as a block device over this content."""
         return BlockDevice(self._span(label))
