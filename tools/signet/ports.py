@@ -78,7 +78,7 @@ def _try_one(bench: Bench, platform: Platform, read_key: bool, job: Job) -> Sign
             raise RefusedError(f"{port.name}: board {chip.mac}, the list says {job.mac}")
         job = replace(job, mac=chip.mac)
         job = _look_at_board(job, port.identity(), read_key)
-        batch.choose(bench.inventory, [job])  # its MAC, which nobody knew before
+        (job,), _ = batch.choose(bench.inventory, [job])  # its MAC, which nobody knew before
         new = bool(batch.enter(bench.inventory, bench.template, [job]))
         certificate = making.make(bench.template, bench.pki_folder, job.task)
         _write(bench, port, platform, job)

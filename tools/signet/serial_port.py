@@ -76,26 +76,23 @@ class Port:
         return b""
 
     def write(self, image: Path, identity: flash.Partition) -> None:
-        """Write a whole flash image and read it back: RefusedError if the chip holds another.
+        """Write a whole flash image and read it back: SignetError if the chip holds another.
 
         The chip hashes what it holds (esptool verify-flash); the identity is compared byte for
         byte besides.
         """
         self._run("write-flash", "--flash-mode", "keep", "--flash-freq", "keep", "--flash-size",
                   "keep", "0x0", image)  # fmt: skip
-        try:
-            self._run("verify-flash", "0x0", image)
-        except ProgramError as error:
-            raise RefusedError(f"{self.name}: read-back failed: {error}") from error
+        self._run("verify-flash", "0x0", image, failure="read-back failed: ")
         written = image.read_bytes()[identity.offset : identity.end]
         if self.read(identity.offset, identity.size) != written:
             raise RefusedError(f"{self.name}: read-back failed: the identity differs")
 
-    def _run(self, *args: str | Path) -> str:
+    def _run(self, *args: str | Path, failure: str = "") -> str:
         try:
             return run_program(
                 "esptool", "--chip", "auto", "--port", self.name, "--baud", str(self._baud), *args,
                 timeout_s=_TIMEOUT_S,
             )  # fmt: skip
         except ProgramError as error:
-            raise ProgramError(f"{self.name}: {error}", error.hint) from error
+            raise ProgramError(f"{self.name}: {failure}{error}", error.hint) from error
