@@ -4,10 +4,10 @@ RUNS ?= 1000000
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-mqtt brokers fuzz fmt lock clean
+.PHONY: help setup demo test check lint types bench bench-mqtt bench-provision brokers fuzz fmt lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
 
@@ -32,6 +32,9 @@ bench: setup ## measure; prints a table and writes build/bench.json
 
 bench-mqtt: setup ## measure the MQTT client; prints a table and writes build/bench-mqtt.json
 	$(BIN)/python tools/bench_mqtt.py
+
+bench-provision: setup ## measure provisioning; prints a table and writes build/bench-provision.json
+	$(BIN)/python tools/bench_provision.py
 
 brokers: setup ## try the MQTT client with other brokers, and for long; writes build/mqtt-brokers.md
 	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers

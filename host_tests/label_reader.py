@@ -12,7 +12,7 @@ def read_labels(pdf: bytes) -> list[str]:
     document = pypdfium2.PdfDocument(pdf)
     for page in document:
         image = page.render(scale=_SCALE).to_pil()
-        codes = zxingcpp.read_barcodes(image, formats=zxingcpp.BarcodeFormat.QRCode)
+        codes = zxingcpp.read_barcodes(image)
         codes.sort(key=lambda code: (code.position.top_left.y // 50, code.position.top_left.x))
         found += [code.text for code in codes]
     return found

@@ -12,7 +12,7 @@ import pytest
 
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import audit, batch, device, files, flash, pki, ports, secure_cert, serial_port
+from signet import audit, batch, device, files, flash, pki, ports, run, secure_cert, serial_port
 from signet.batch import Bench, Job
 from signet.inventory import DONE, Device, Inventory, location
 from signet.making import Task
@@ -25,8 +25,9 @@ MICROPYTHON = b"\xe9 bootloader and app of a MicroPython image" * 20
 IDENTITY = slice(0x310000, 0x312000)
 
 
-def platform(content: bytes) -> bytes:
+def platform(device_flash: Path) -> bytes:
     """Stands in for `board image`: something at 0x1000, the rest as it is."""
+    content = device_flash.read_bytes()
     return content[:0x1000] + MICROPYTHON + content[0x1000 + len(MICROPYTHON) :]
 
 
@@ -189,7 +190,7 @@ def test_a_read_back_that_differs_fails_and_is_not_done(station, chip):
 
 def test_our_own_comparison_does_not_rest_on_the_chips_hash(station, chip, monkeypatch):
     """The identity is read byte for byte, whatever verify-flash says."""
-    really_run = serial_port.run_program
+    really_run = run.run_program
 
     def lie(name, *args, **options):
         if "verify-flash" in args:
@@ -204,7 +205,7 @@ def test_our_own_comparison_does_not_rest_on_the_chips_hash(station, chip, monke
 
 
 def test_verify_flash_is_asked(station, chip, monkeypatch):
-    really_run = serial_port.run_program
+    really_run = run.run_program
 
     def damage(name, *args, **options):
         if "verify-flash" in args:

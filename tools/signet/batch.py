@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 from signet import audit, device, identity, making, pki
 from signet.device import Template
 from signet.errors import RefusedError, SignetError
-from signet.flash import FLASH_LEN
 from signet.inventory import DONE, STARTED, Device, Inventory, find_all, now, owner_of_mac
 from signet.making import Task
 
@@ -175,7 +174,7 @@ def make_files(
     result = Result()
     if not jobs:
         return result
-    check_space(jobs)
+    check_space(bench.template, jobs)
     pki.load_device_ca(bench.pki_folder)
     new = enter(bench.inventory, bench.template, jobs)
     by_id = {job.id: job for job in jobs}
@@ -209,9 +208,9 @@ def _by_time(outcomes: Iterator[making.Outcome]) -> Iterator[list[making.Outcome
         yield portion
 
 
-def check_space(jobs: Sequence[Job]) -> None:
+def check_space(template: Template, jobs: Sequence[Job]) -> None:
     """Raise SignetError unless the disk holds the flash files that are still to be made."""
-    missing = sum(not job.task.output.exists() for job in jobs) * FLASH_LEN
+    missing = sum(not job.task.output.exists() for job in jobs) * template.flash_len
     folder = next(path for path in jobs[0].task.output.resolve().parents if path.exists())
     free = shutil.disk_usage(folder).free
     if missing + _FREE_MARGIN > free:

@@ -80,6 +80,11 @@ class Template:
     fleet: str
     _blanks: dict[Wifi | None, bytes] = field(default_factory=dict, repr=False)
 
+    @property
+    def flash_len(self) -> int:
+        """Bytes of a device's flash."""
+        return len(self.blank(None).content)
+
     def record(self, settings: Settings) -> dict[str, Any]:
         """The provisioning record of a device (docs/design.md, "Identity")."""
         return {"v": 1, **asdict(settings), "release": [self.release], "fleet": [self.fleet]}
@@ -89,7 +94,7 @@ class Template:
         if wifi not in self._blanks:
             if len(self._blanks) >= _MAX_BLANKS:
                 self._blanks.clear()
-            self._blanks[wifi] = self._lay_out(wifi).content
+            self._blanks[wifi] = bytes(self._lay_out(wifi).content)
         return flash.Flash(bytearray(self._blanks[wifi]), self.layout)
 
     def _lay_out(self, wifi: Wifi | None) -> flash.Flash:

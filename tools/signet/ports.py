@@ -19,7 +19,7 @@ from signet.inventory import DONE, Device
 from signet.serial_port import Port
 from trust.identity import RECORD
 
-Platform = Callable[[bytes], bytes]  # a virtual board's flash, as the whole flash of a real board
+Platform = Callable[[Path], bytes]  # the whole flash of a real board, from a device's flash file
 READ_FROM_BOARD = Path("read")  # --esp-secure-cert read
 _IDENTITY = "esp_secure_cert"
 
@@ -56,7 +56,7 @@ def provision_on_ports(
     if not jobs:
         return result
     pki.load_device_ca(bench.pki_folder)
-    batch.check_space(jobs)
+    batch.check_space(bench.template, jobs)
     work = functools.partial(_try_one, bench, platform, read_factory_key)
     with ThreadPoolExecutor(len(jobs)) as pool:
         for job, error in zip(jobs, pool.map(work, jobs), strict=True):
@@ -73,7 +73,7 @@ def _try_one(bench: Bench, platform: Platform, read_key: bool, job: Job) -> Sign
     new: bool | None = None
     try:
         port = Port(job.port or "")
-        chip = port.identify()
+        chip = port.identify(bench.template.flash_len)
         if job.mac and job.mac != chip.mac:
             raise RefusedError(f"{port.name}: board {chip.mac}, the list says {job.mac}")
         job = replace(job, mac=chip.mac)
@@ -122,7 +122,7 @@ def _look_at_board(job: Job, content: bytes, read_key: bool) -> Job:
 def _write(bench: Bench, port: Port, platform: Platform, job: Job) -> None:
     partition = next(row for row in bench.template.layout if row.label == _IDENTITY)
     image = job.task.output.with_name(f".{job.task.output.name}.board")  # a leftover of making's
-    content = platform(files.read_file(job.task.output, "flash file"))
+    content = platform(job.task.output)
     try:
         image.unlink(missing_ok=True)
         files.create_exclusive(image, content, files.SECRET_MODE)

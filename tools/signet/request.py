@@ -134,7 +134,7 @@ class Request:
         return with_port > 0
 
     def platform(self) -> ports.Platform:
-        """What makes a real board's flash of a virtual one's."""
+        """What makes the flash of a real board: --micropython's boot loader and app in it."""
         if self.micropython is None:
             raise SignetError("a board on a port needs --micropython")
         raise SignetError("--micropython: not joined with `board image` yet")

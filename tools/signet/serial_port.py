@@ -36,8 +36,8 @@ class Port:
         self.name = name
         self._baud = baud
 
-    def identify(self) -> Chip:
-        """Chip type, MAC and flash size; RefusedError unless it is an ESP32 with enough flash."""
+    def identify(self, least_len: int) -> Chip:
+        """Chip type, MAC and flash size; RefusedError unless it is an ESP32 with `least_len`."""
         shown = self._run("flash-id")
         kind, mac, size = (rule.search(shown) for rule in (_CHIP_TYPE, _MAC, _SIZE))
         if kind is None or not _FAMILY.match(kind[1]):
@@ -46,10 +46,10 @@ class Port:
         if mac is None or size is None:
             raise RefusedError(f"{self.name}: esptool found no MAC or no flash")
         flash_len = int(size[1]) << 20
-        if flash_len < flash.FLASH_LEN:
+        if flash_len < least_len:
             raise RefusedError(
                 f"{self.name}: flash of {flash_len >> 20} MB, expected at least "
-                f"{flash.FLASH_LEN >> 20} MB"
+                f"{least_len >> 20} MB"
             )
         return Chip(mac[1], flash_len)
 
