@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, select
+from sqlalchemy import Engine, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -74,7 +74,10 @@ class Inventory:
             self._url = make_url(url)
             self._engine = create_engine(self._url)
         except (SQLAlchemyError, ImportError) as error:
-            raise SignetError(f"inventory: {_first_line(error)}") from error
+            raise SignetError(
+                f"inventory: {_first_line(error)}",
+                "a path, sqlite:///FILE or, with pip install 'psycopg[binary]', postgresql://…",
+            ) from error
         self.name = self._url.render_as_string(hide_password=True)
         self._is_file = self._url.get_backend_name() == "sqlite"
         if self._is_file:
@@ -100,6 +103,8 @@ class Inventory:
             if not self._exists():
                 self._make()
             with Session(self._engine) as session, session.begin():
+                if self._url.get_backend_name() == "postgresql":
+                    session.execute(text("LOCK TABLE audit IN EXCLUSIVE MODE"))
                 yield session
 
     def _exists(self) -> bool:
