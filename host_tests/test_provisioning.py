@@ -1,5 +1,6 @@
 """`signet device provision` with many boards: what is refused, and what a cut-off run leaves."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -217,27 +218,30 @@ def test_a_killed_run_goes_on_where_it_was(bench, moment):
 def test_a_parallel_run_is_cut_off_and_leaves_no_process(bench, kind, share):
     count = 40
     bench.write_csv(count)
-    with subprocess.Popen(
-        [sys.executable, "-m", "signet", *bench.command("--jobs", "2")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True,
-    ) as process:  # fmt: skip
-        group = os.getpgid(process.pid)
+    stderr = bench.folder / "stderr"
+    with stderr.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "signet", *bench.command("--jobs", "2")],
+            stdout=subprocess.DEVNULL, stderr=file, start_new_session=True,
+        )  # fmt: skip
+    try:
         until = time.monotonic() + 60
         while len(list(bench.boards.glob("*/flash.bin"))) < count * share:
             assert time.monotonic() < until
             assert process.poll() is None
             time.sleep(0.005)
         if kind == signal.SIGINT:
-            os.killpg(group, kind)  # a terminal's Ctrl-C reaches the workers, too
+            os.killpg(process.pid, kind)  # a terminal's Ctrl-C reaches the workers, too
         else:
             process.kill()
-        assert process.stderr is not None
-        stderr = process.stderr.read()  # ends when no worker holds it
+        code = process.wait(60)
+        with pytest.raises(ProcessLookupError):
+            _wait_for_end_of(process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     if kind == signal.SIGINT:
-        assert process.returncode == 1
-        assert stderr == "signet: error: interrupted\n"
-    with pytest.raises(ProcessLookupError):
-        _wait_for_end_of(group)
+        assert (code, stderr.read_text()) == (1, "signet: error: interrupted\n")
     made = {path: path.read_bytes() for path in bench.boards.glob("*/flash.bin")}
     assert made
     assert bench.run().returncode == 0
