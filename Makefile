@@ -4,8 +4,8 @@ RUNS ?= 1000000
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo flash console deploy qemu test check lint types bench bench-mqtt brokers fuzz \
-	fmt lock clean
+.PHONY: help setup demo flash console deploy qemu test check lint types bench bench-mqtt \
+	bench-provision brokers fuzz fmt lock clean
 
 # The device that `make demo HOST=…` makes, and the flash of a real board that is made from it.
 DEVICE ?= build/demo/device
@@ -14,7 +14,7 @@ need = $(if $($(1)),,$(error $(1)=… is missing: $(2)))
 _port = $(call need,PORT,a serial port such as /dev/ttyUSB0)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
 
@@ -55,6 +55,9 @@ bench: setup ## measure; prints a table and writes build/bench.json
 
 bench-mqtt: setup ## measure the MQTT client; prints a table and writes build/bench-mqtt.json
 	$(BIN)/python tools/bench_mqtt.py
+
+bench-provision: setup ## measure provisioning; prints a table and writes build/bench-provision.json
+	$(BIN)/python tools/bench_provision.py
 
 brokers: setup ## try the MQTT client with other brokers, and for long; writes build/mqtt-brokers.md
 	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers

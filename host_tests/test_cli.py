@@ -19,6 +19,7 @@ BUILD = ("image", "build", "--version", "1.0.0", "--model", "signet-demo", "--co
 PROVISION = (
     *("device", "provision", "--id", "dev-0001", "--model", "signet-demo", "--hw", "A1"),
     *("--broker", "localhost:8883", "--images", "localhost:8443", "--ntp", "localhost:123"),
+    *("--inventory", "inventory.db"),
 )
 
 
@@ -58,7 +59,7 @@ def test_the_main_job(signet: Signet, project, keys, tmp_path):
     assert (provision.returncode, provision.stderr) == (0, "")
     assert provision.stdout == "flash.bin: dev-0001 (signet-demo, A1), s.img in slot A\n"
     assert mode(tmp_path / "flash.bin") == 0o600
-    assert left_behind(tmp_path) == ["flash.bin", "s.img", "u.img"]
+    assert left_behind(tmp_path) == ["flash.bin", "inventory.db", "s.img", "u.img"]
 
 
 def test_json_says_the_same(signet, keys, signed_file, signed):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS, mode, run_program, snapshot
-from signet import device, flash, identity, image, pki, run, signing
+from signet import device, flash, identity, image, pki, run, secure_cert, signing
 from signet.errors import RefusedError, SignetError
 from trust.identity import Identity
 from trust.state import CONFIRMED, BootState
@@ -112,6 +113,7 @@ def test_the_record_is_what_was_asked_for(chip, keys):
         "images": "localhost:8443",
         "ntp": "localhost:123",
         "watchdog_s": 30,
+        "profile": "production",
         "release": [signing.key_digest(keys / "release.pub").hex()],
         "fleet": [signing.key_digest(keys / "fleet.pub").hex()],
     }
@@ -172,9 +174,13 @@ def test_micropython_mounts_vfs_and_stage_1_accepts_its_board(micropython, chip,
     assert booted == "0 1 1.0.0 dev-0001 30"
 
 
+def stage1(project, wifi=None) -> bytes:
+    return device.pack_stage1(device.compile_stage1(project), 0x2C000, wifi)
+
+
 def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):
-    content = device.build_stage1(project, 0x2C000)
-    assert device.build_stage1(project, 0x2C000) == content
+    content = stage1(project)
+    assert stage1(project) == content
     assert len(content) == 0x2C000
     assert (REPO / "boot.py").read_bytes() in content.replace(b"\xff", b"")
 
@@ -191,8 +197,8 @@ WIFI = {
 
 @pytest.mark.parametrize(("wifi", "expected"), WIFI.values(), ids=WIFI)
 def test_wifi_is_a_setting_on_vfs(project, wifi, expected):
-    assert expected in device.build_stage1(project, 0x2C000, wifi)
-    assert b"wifi" not in device.build_stage1(project, 0x2C000)
+    assert expected in stage1(project, wifi)
+    assert b"wifi" not in stage1(project)
 
 
 BAD_WIFI = {
@@ -221,43 +227,27 @@ def test_no_secret_is_in_an_argument_a_readable_file_or_left_behind(
     chain, key = pki.issue_device(keys, "dev-0001")
     secrets = {line for line in key.splitlines() if not line.startswith(b"-")}
     number = private_number(key)
+    secrets |= set(identity.stored_key(key).rstrip(b"\0").splitlines()[1:-1])
     secrets |= {number.to_bytes(32, "big"), number.to_bytes(32, "big").hex().encode()}
     temporary = tmp_path / "temp"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    seen = []  # of each program: its arguments, the modes of temporary files and folders
+    seen = []  # of each program: its arguments, and what lies in temporary files meanwhile
     really_run = subprocess.run
 
     def watch(command, **options):
         done = really_run(command, **options)
-        files = [path for path in temporary.rglob("*") if path.is_file()]
-        folders = {mode(path) for path in temporary.iterdir()}
-        seen.append((" ".join(command), {mode(path) for path in files}, folders))
+        seen.append((" ".join(command), b"".join(snapshot(temporary).values())))
         return done
 
     monkeypatch.setattr("signet.run.subprocess.run", watch)
     device.provision(
         SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", device.Credentials(chain, key)
     )
-    tool = [item for item in seen if "configure_esp_secure_cert.py" in item[0]]
-    assert len(tool) == 1
-    assert tool[0][1:] == ({0o600}, {0o700})
-    assert not any(secret in command.encode() for command, *_ in seen for secret in secrets)
+    assert {"mpy-cross"} == {Path(command.split()[0]).name for command, *_ in seen}
+    for command, content in seen:
+        assert not any(secret in command.encode() + content for secret in secrets)
     assert not any(temporary.iterdir())
-
-
-def test_a_tool_that_fails_leaves_nothing_behind(project, keys, signed_file, tmp_path, monkeypatch):
-    (tmp_path / "temp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
-    monkeypatch.setattr(
-        identity, "_COLUMNS", ("tlv_type", "tlv_subtype", "data_value", "data_type")
-    )
-    with pytest.raises(run.ProgramError, match=r"configure_esp_secure_cert\.py: failed") as failure:
-        device.provision(SETTINGS, keys, signed_file, project, tmp_path / "flash.bin")
-    assert "ERROR" in str(failure.value)
-    assert "PRIVATE KEY" not in str(failure.value)
-    assert not any((tmp_path / "temp").iterdir())
-    assert not (tmp_path / "flash.bin").exists()
 
 
 # --- what is refused
@@ -378,6 +368,7 @@ BAD_SETTINGS = {
     "URL": ({"images": "https://localhost:8443"}, "images"),
     "digits of another script": ({"ntp": "localhost:\u0661\u0662"}, "ntp"),
     "watchdog": ({"watchdog_s": 4}, "watchdog 4 s, expected 5 to 300"),
+    "profile": ({"profile": "debug"}, "profile 'debug', expected one of dev, production, sealed"),
     "long watchdog": ({"watchdog_s": 301}, "watchdog 301 s"),
     "record too long": (
         dict.fromkeys(("broker", "images", "ntp"), f"{'a.' * 126}a:1234"),
@@ -441,9 +432,17 @@ def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
     ca = (keys / "root-ca.pem").read_bytes()
     record = {"v": 1, "id": "dev-0001", "model": "m", "broker": "", "images": "", "ntp": ""}
     record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1, "profile": "dev"}
+    key = identity.stored_key(key)
     identity.build_identity(chain, key, ca, record, 0x2000)
-    split = identity._split_chain
-    monkeypatch.setattr(identity, "_split_chain", lambda _: split(other))
+    other_leaf = x509.load_pem_x509_certificate(other).public_bytes(Encoding.PEM) + b"\0"
+    really_pack = secure_cert.pack
+    monkeypatch.setattr(
+        secure_cert,
+        "pack",
+        lambda entries: really_pack(
+            [entry._replace(data=other_leaf) if entry[:2] == (1, 0) else entry for entry in entries]
+        ),
+    )
     with pytest.raises(RefusedError, match="what was read back differs"):
         identity.build_identity(chain, key, ca, record, 0x2000)
 

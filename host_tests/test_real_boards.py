@@ -219,7 +219,7 @@ def test_deploy_says_that_there_is_no_such_port(signet):
 
 def test_what_deploy_copies_is_stage_1_and_no_more(folder, project):
     contents = board_deploy.stage1_files(project)
-    on_vfs = device.build_stage1(project, 0x2C000)
+    on_vfs = device.pack_stage1(device.compile_stage1(project), 0x2C000)
     assert all(content[:64] in on_vfs for content in contents.values())
     names = {path.stem for path in (REPO / "lib/trust").glob("*.py")}
     assert set(contents) == {"boot.py", "main.py"} | {f"lib/trust/{name}.mpy" for name in names}

@@ -19,6 +19,7 @@ from signet import (
     board_flash,
     board_image,
     commands,
+    devices,
     emulator,
     fleet,
     release,
@@ -42,6 +43,10 @@ for _command in (
 ):
     board.group.add_command(_command)
 
+for _command in (*devices.COMMANDS, service_token.device_token):
+    commands.device_group.add_command(_command)
+release.group.add_command(service_token.release_console)
+
 for _group in (
     commands.pki_group,
     commands.image_group,
@@ -51,8 +56,6 @@ for _group in (
     board.group,
 ):
     program.add_command(_group)
-commands.device_group.add_command(service_token.device_token)
-release.group.add_command(service_token.release_console)
 
 
 def _state_exit_codes(command: click.Command) -> None:

@@ -1,4 +1,7 @@
-"""The commands `signet pki`, `signet image` and `signet device`: they parse, call and print."""
+"""The commands `signet pki` and `signet image`: they parse, call and print.
+
+`device_group` is made in provisioning.py; commands of other modules are added to it in cli.py.
+"""
 
 import json
 import time
@@ -8,24 +11,14 @@ from typing import Any
 
 import click
 
-from signet import device, files, image, pki, signing
+from signet import files, image, pki, signing
 from signet.errors import refusals_about
+from signet.options import EXIT_CODES, FILE, FOLDER, JSON, SOURCE, U32
+from signet.provisioning import device_group
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
-EXIT_CODES = "Exit codes: 0 done, 1 refused (verification or policy), 2 usage or environment."
-_PROJECT = Path(__file__).resolve().parents[2]
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_U32 = click.IntRange(0, 0xFFFF_FFFF)
-
-_source = click.option(
-    "--source",
-    type=_FOLDER,
-    default=_PROJECT,
-    help="Project folder: boot.py, main.py, firmware/, lib/. Default: this checkout.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+__all__ = ["EXIT_CODES", "device_group", "image_group", "pki_group"]
 
 
 @click.group("pki")
@@ -34,7 +27,7 @@ def pki_group() -> None:
 
 
 @pki_group.command("init")
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=FOLDER)
 @click.option(
     "--host",
     "hosts",
@@ -69,7 +62,7 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
 @click.option("--model", required=True, help="Device model: a-z, 0-9 and '-'.")
 @click.option(
     "--counter",
-    type=_U32,
+    type=U32,
     required=True,
     help="Security counter: devices never go back below the one they confirmed.",
 )
@@ -84,14 +77,14 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
               show_default=True, help="dev: with debug output, for dev boards only.")  # fmt: skip
 @click.option(
     "--build-time",
-    type=_U32,
+    type=U32,
     envvar="SOURCE_DATE_EPOCH",
     show_envvar=True,
     help="Unix seconds. Default: now.",
 )
-@_source
-@click.option("--app", type=_FILE, help="A file that takes the place of firmware/app.py.")
-@click.option("-o", "--output", type=_FILE, required=True, help="The unsigned image.")
+@SOURCE
+@click.option("--app", type=FILE, help="A file that takes the place of firmware/app.py.")
+@click.option("-o", "--output", type=FILE, required=True, help="The unsigned image.")
 def image_build(
     version: str,
     model: str,
@@ -121,9 +114,9 @@ def image_build(
 
 
 @image_group.command("sign")
-@click.argument("unsigned", type=_FILE)
-@click.option("--key", type=_FILE, required=True, help="Release key, PEM (RSA-3072).")
-@click.option("-o", "--output", type=_FILE, required=True, help="The signed image.")
+@click.argument("unsigned", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Release key, PEM (RSA-3072).")
+@click.option("-o", "--output", type=FILE, required=True, help="The signed image.")
 def image_sign(unsigned: Path, key: Path, output: Path) -> None:
     """Sign an image with espsecure, and verify the result with espsecure and as a device does."""
     with refusals_about(unsigned):
@@ -133,10 +126,10 @@ def image_sign(unsigned: Path, key: Path, output: Path) -> None:
 
 
 @image_group.command("verify")
-@click.argument("signed", type=_FILE)
-@click.option("--key", type=_FILE, required=True, help="Release key, public or private, PEM.")
+@click.argument("signed", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Release key, public or private, PEM.")
 @click.option("--model", help="Refuse images for another model.")
-@_json
+@JSON
 def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> None:
     """Verify an image as a device does before every boot."""
     with refusals_about(signed):
@@ -153,8 +146,8 @@ def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> N
 
 
 @image_group.command("inspect")
-@click.argument("path", metavar="IMAGE", type=_FILE)
-@_json
+@click.argument("path", metavar="IMAGE", type=FILE)
+@JSON
 def image_inspect(path: Path, as_json: bool) -> None:
     """Show what an image says and holds, signed or not, and what is wrong with it.
 
@@ -188,74 +181,3 @@ def _describe(descriptor: Descriptor) -> dict[str, Any]:
         "build_time": descriptor.build_time,
         "payload_bytes": descriptor.payload_len,
     }
-
-
-@click.group("device")
-def device_group() -> None:
-    """Devices: give a board its identity and its first firmware."""
-
-
-@device_group.command("provision")
-@click.option("--pki", "pki_folder", type=_FOLDER, required=True, help="Folder of `pki init`.")
-@click.option("--id", "device_id", required=True, help="Device id: a-z, 0-9 and '-'.")
-@click.option("--model", required=True, help="Device model; the image must be for it.")
-@click.option("--hw", required=True, help="Hardware revision.")
-@click.option("--profile", type=click.Choice(PROFILES), default=image.DEFAULT_PROFILE,
-              show_default=True, help="The device runs no image below it.")  # fmt: skip
-@click.option("--broker", required=True, metavar="HOST:PORT", help="MQTT broker.")
-@click.option("--images", required=True, metavar="HOST:PORT", help="Image server.")
-@click.option("--ntp", required=True, metavar="HOST:PORT", help="Time server.")
-@click.option(
-    "--watchdog-s",
-    type=click.IntRange(device.MIN_WATCHDOG_S, device.MAX_WATCHDOG_S),
-    default=30,
-    show_default=True,
-    help="Seconds after which a hanging device restarts.",
-)
-@click.option("--image", "image_path", type=_FILE, required=True, help="Signed slot image.")
-@click.option(
-    "--cert", type=_FILE, help="The device's own certificate chain, instead of a new one."
-)
-@click.option("--key", type=_FILE, help="The private key of --cert.")
-@click.option("--wifi-ssid", help="Wi-Fi network to join.")
-@click.option("--wifi-key", type=_FILE, help="File with its passphrase; without, an open network.")
-@_source
-@click.option("-o", "--output", type=_FILE, required=True, help="The flash file.")
-def device_provision(
-    pki_folder: Path,
-    device_id: str,
-    model: str,
-    hw: str,
-    profile: str,
-    broker: str,
-    images: str,
-    ntp: str,
-    watchdog_s: int,
-    image_path: Path,
-    cert: Path | None,
-    key: Path | None,
-    wifi_ssid: str | None,
-    wifi_key: Path | None,
-    source: Path,
-    output: Path,
-) -> None:
-    """Write the flash file of a new device: identity, stage 1 and a signed image in slot A.
-
-    An existing file is never overwritten.
-    """
-    if (cert is None) != (key is None):
-        raise click.UsageError("--cert and --key go together")
-    credentials = None
-    if cert and key:
-        credentials = device.Credentials(
-            files.read_file(cert, "device certificate"), files.read_file(key, "device key")
-        )
-    wifi = None
-    if wifi_ssid is not None:
-        passphrase = files.read_file(wifi_key, "Wi-Fi passphrase") if wifi_key else b""
-        wifi = device.Wifi(wifi_ssid, passphrase.decode("utf-8", "replace").rstrip("\r\n"))
-    elif wifi_key is not None:
-        raise click.UsageError("--wifi-key needs --wifi-ssid")
-    settings = device.Settings(device_id, model, hw, broker, images, ntp, watchdog_s, profile)
-    device.provision(settings, pki_folder, image_path, source, output, credentials, wifi)
-    click.echo(f"{output}: {device_id} ({model}, {hw}), {image_path.name} in slot A")

@@ -7,6 +7,7 @@ the target nor the temporary file is left. SIGKILL and a power cut can leave the
 """
 
 import contextlib
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -27,13 +28,28 @@ def read_file(path: Path, what: str) -> bytes:
         raise SignetError(f"{path}: cannot read the {what}: {error.strerror}") from error
 
 
-def create_exclusive(path: Path, data: bytes, mode: int = _PUBLIC_MODE) -> None:
+def create_exclusive(path: Path, data: bytes | bytearray, mode: int = _PUBLIC_MODE) -> None:
     """Create a file that did not exist (O_EXCL) with exactly `data`, and flush it to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder as lasting as the files that they belong to."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path` that a killed program left; nobody may be writing it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -46,7 +62,7 @@ def replace_file(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
 
 
-def write_new_secret(path: Path, data: bytes) -> None:
+def write_new_secret(path: Path, data: bytes | bytearray) -> None:
     """Write a file with mode 0600; RefusedError if the name is taken."""
     with _whole_file(path, data, SECRET_MODE) as temporary:
         try:
@@ -56,7 +72,7 @@ def write_new_secret(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+def _whole_file(path: Path, data: bytes | bytearray, mode: int) -> Iterator[Path]:
     """A temporary sibling of `path` that holds `data`, read back; gone when the block ends."""
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:

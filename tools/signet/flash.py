@@ -276,7 +276,7 @@ class Flash:
 
     def save_new(self, path: Path) -> None:
         """Write the flash file, mode 0600; RefusedError if the name is taken."""
-        files.write_new_secret(path, bytes(self._content))
+        files.write_new_secret(path, self._content)
 
     def _span(self, label: str) -> memoryview:
         if label not in self._partitions:

@@ -1,18 +1,13 @@
-"""The identity partition: made by Espressif's own tool, read back by the device's reader.
+"""The identity partition: what goes into it, and whether it fits together.
 
-`configure_esp_secure_cert.py` (esp-secure-cert-tool) reads keys from files and leaves its work
-behind, so it runs in a folder of its own, mode 0700, that is removed; no key is in an argument.
-It rewrites what it is given: of a PEM file only the first certificate, of a key the traditional
-form. So a chain is stored as several entries: type 1, subtype 0 for the device's certificate and
-from subtype 1 on for its issuers.
+A chain is stored as several entries: type 1, subtype 0 for the device's certificate and from
+subtype 1 on for its issuers. Entries and their order are those of Espressif's
+`configure_esp_secure_cert.py`, which the tests hold the bytes against; what is made is read back
+with the device's own reader.
 """
 
-import csv
 import datetime
-import io
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -21,33 +16,35 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from signet import files
+from signet import secure_cert
 from signet.errors import RefusedError, SignetError
 from signet.flash import BlockDevice
-from signet.run import run_program
+from signet.secure_cert import Entry
 from trust import TrustError
-from trust.identity import DEVICE_CERT, PROFILES, RECORD, Identity
+from trust.identity import CA_CERT, DEVICE_CERT, PRIVATE_KEY, PROFILES, RECORD, Identity
 
 MAX_RECORD_LEN = 1024
 _MAX_CHAIN_LEN = 4
-_COLUMNS = ("tlv_type", "tlv_subtype", "data_value", "data_type", "priv_key_type", "algorithm",
-            "key_size", "efuse_id", "efuse_key")  # fmt: skip
 
 
 def build_identity(chain: bytes, key: bytes, ca: bytes, record: dict[str, Any], size: int) -> bytes:
     """The content of an identity partition of `size` bytes.
 
-    chain: device certificate and its issuers, without the root; key: the device's private key; ca:
-    the CA that devices trust; all PEM. record: the provisioning record (docs/design.md,
-    "Identity"). Raises SignetError if it does not fit, RefusedError if what is read back differs.
+    chain: device certificate and its issuers, without the root; ca: the CA that devices trust;
+    both PEM. key: the device's private key as it is to be stored (`stored_key`). record: the
+    provisioning record (docs/design.md, "Identity"). Raises SignetError if it does not fit,
+    RefusedError if what is read back differs.
     """
-    record_json = json.dumps(record, separators=(",", ":")).encode()
-    if len(record_json) > MAX_RECORD_LEN:
-        raise SignetError(
-            f"provisioning record: {len(record_json)} bytes, expected at most {MAX_RECORD_LEN}"
-        )
-    with tempfile.TemporaryDirectory(prefix="signet-") as name:
-        content = _run_tool(Path(name), _split_chain(chain), key, ca, record_json)
+    certificates = [
+        item.public_bytes(serialization.Encoding.PEM) + b"\0" for item in _certificates(chain)
+    ]
+    content = secure_cert.pack([
+        Entry(CA_CERT, 0, _certificates(ca)[0].public_bytes(serialization.Encoding.PEM) + b"\0"),
+        Entry(DEVICE_CERT, 0, certificates[0]),
+        Entry(PRIVATE_KEY, 0, key),
+        *(Entry(DEVICE_CERT, number, pem) for number, pem in enumerate(certificates[1:], 1)),
+        Entry(RECORD, 0, encode_record(record)),
+    ])  # fmt: skip
     if len(content) > size:
         raise SignetError(f"identity: {len(content)} bytes, the partition holds {size}")
     content = content.ljust(size, b"\xff")
@@ -55,30 +52,35 @@ def build_identity(chain: bytes, key: bytes, ca: bytes, record: dict[str, Any], 
     return content
 
 
-def _run_tool(folder: Path, chain: list[bytes], key: bytes, ca: bytes, record: bytes) -> bytes:
-    extra = [(DEVICE_CERT, number, f"cert{number}.pem") for number in range(1, len(chain))]
-    rows = io.StringIO()
-    table = csv.DictWriter(rows, _COLUMNS)
-    table.writeheader()
-    for type_, subtype, name in (*extra, (RECORD, 0, "record.json")):
-        table.writerow(
-            {"tlv_type": type_, "tlv_subtype": subtype, "data_value": name, "data_type": "file"}
+def encode_record(record: dict[str, Any]) -> bytes:
+    """The provisioning record as it is stored; SignetError if it is too long."""
+    data = json.dumps(record, separators=(",", ":")).encode()
+    if len(data) > MAX_RECORD_LEN:
+        raise SignetError(
+            f"provisioning record: {len(data)} bytes, expected at most {MAX_RECORD_LEN}"
         )
-    inputs = {"ca.pem": ca, "key.pem": key, "record.json": record}
-    inputs |= {f"cert{number}.pem": certificate for number, certificate in enumerate(chain)}
-    inputs["extra.csv"] = rows.getvalue().encode()
-    for name, data in inputs.items():
-        files.create_exclusive(folder / name, data, files.SECRET_MODE)
-    run_program(
-        "configure_esp_secure_cert.py", "--target_chip", "esp32", "--skip_flash",
-        "--secure_cert_type", "cust_flash_tlv", "--ca-cert", "ca.pem", "--device-cert", "cert0.pem",
-        "--private-key", "key.pem", "--priv_key_algo", "ECDSA", "256",
-        "--esp_secure_cert_csv", "extra.csv",
-        cwd=folder,
-    )  # fmt: skip
-    return files.read_file(
-        folder / "esp_secure_cert_data/esp_secure_cert.bin", "identity partition"
-    )
+    return data
+
+
+def stored_key(pem: bytes) -> bytes:
+    """A private key as Espressif's tool stores it: the traditional PEM form, and a NUL."""
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    plain = serialization.NoEncryption()
+    return load_key(pem).private_bytes(serialization.Encoding.PEM, form, plain) + b"\0"
+
+
+def load_key(data: bytes) -> ec.EllipticCurvePrivateKey:
+    """The P-256 key in a PEM text, with or without a NUL, or in DER; else RefusedError."""
+    try:
+        if data.lstrip().startswith(b"-----"):
+            key = serialization.load_pem_private_key(data.rstrip(b"\0"), password=None)
+        else:
+            key = serialization.load_der_private_key(data, password=None)
+    except (ValueError, TypeError) as error:  # TypeError: encrypted
+        raise RefusedError("device key: not an unencrypted PEM private key, nor DER") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+        raise RefusedError("device key: expected a P-256 key")
+    return key
 
 
 def _read_back(content: bytes, chain: bytes, key: bytes, ca: bytes, record: dict[str, Any]) -> None:
@@ -89,9 +91,9 @@ def _read_back(content: bytes, chain: bytes, key: bytes, ca: bytes, record: dict
         same = (
             _certificates(identity.certificate) == _certificates(chain)
             and _certificates(identity.ca) == _certificates(ca)
-            and _private_number(identity.key) == _private_number(key)
+            and load_key(identity.key).private_numbers() == load_key(key).private_numbers()
         )
-    except (TrustError, ValueError) as error:
+    except (TrustError, ValueError, RefusedError) as error:
         raise RefusedError(f"identity partition: cannot be read back: {error}") from error
     found["profile"] = PROFILES[found["profile"]]
     for name in ("release", "fleet"):
@@ -100,28 +102,24 @@ def _read_back(content: bytes, chain: bytes, key: bytes, ca: bytes, record: dict
         raise RefusedError("identity partition: what was read back differs from what was put in")
 
 
-def check_device_credentials(chain_pem: bytes, key_pem: bytes, device_id: str, root: bytes) -> None:
-    """Refuse credentials with which a device could not log in, before they are burned.
+def check_device_credentials(
+    chain_pem: bytes, key_data: bytes, device_id: str, root: bytes
+) -> x509.Certificate:
+    """The device's certificate, if a device can log in with it; to be called before it is burned.
 
-    chain_pem: leaf first, then its issuers up to but not including the root; root: the root CA's
-    certificate, PEM. Raises RefusedError unless the key is the certificate's own and P-256, the CN
-    is the id, the certificate may be a TLS client's, every certificate is valid today, and the
-    chain ends at the root. (A board accepts a foreign key at load and fails at the first handshake:
-    mbedTLS does not compare them.)
+    chain_pem: leaf first, then its issuers up to but not including the root; key_data: PEM or DER;
+    root: the root CA's certificate, PEM. Raises RefusedError unless the key is the certificate's
+    own and P-256, the CN is the id, the certificate may be a TLS client's, every certificate is
+    valid today, and the chain ends at the root. (A board accepts a foreign key at load and
+    fails at the first handshake: mbedTLS does not compare them.)
     """
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
         anchor = x509.load_pem_x509_certificate(root)
     except ValueError as error:
         raise RefusedError(f"device certificate: not PEM certificates: {error}") from error
-    try:
-        key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError) as error:  # TypeError: encrypted
-        raise RefusedError("device key: not an unencrypted PEM private key") from error
     leaf = chain[0]
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-        raise RefusedError("device key: expected a P-256 key")
-    if key.public_key() != leaf.public_key():
+    if load_key(key_data).public_key() != leaf.public_key():
         raise RefusedError("device key does not belong to the device certificate")
     found = [str(name.value) for name in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if found != [device_id]:
@@ -129,6 +127,7 @@ def check_device_credentials(chain_pem: bytes, key_pem: bytes, device_id: str, r
     if not _is_for_clients(leaf):
         raise RefusedError("device certificate: its purposes do not include client authentication")
     _check_chain(chain, anchor)
+    return leaf
 
 
 def _is_for_clients(certificate: x509.Certificate) -> bool:
@@ -162,17 +161,6 @@ def _check_chain(chain: list[x509.Certificate], anchor: x509.Certificate) -> Non
             )
 
 
-def _split_chain(chain: bytes) -> list[bytes]:
-    return [item.public_bytes(serialization.Encoding.PEM) for item in _certificates(chain)]
-
-
 def _certificates(pem: bytes) -> list[x509.Certificate]:
     """All certificates of a PEM text; ValueError if it has none or a malformed one."""
     return x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
-
-
-def _private_number(pem: bytes) -> int:
-    key = serialization.load_pem_private_key(pem.rstrip(b"\0"), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("not an EC key")
-    return key.private_numbers().private_value

@@ -46,7 +46,7 @@ HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 
 
 @dataclass(frozen=True)
-class _Authority:
+class Authority:
     """A certificate authority that can sign."""
 
     certificate: x509.Certificate
@@ -79,7 +79,7 @@ def init_pki(folder: Path, hosts: list[str]) -> None:
 
 def _fill(folder: Path, server_names: list[x509.GeneralName]) -> None:
     root_key = _new_key()
-    root = _Authority(
+    root = Authority(
         _certificate(_name("Signet root CA"), root_key.public_key(), ROOT_CA_DAYS, None, root_key,
                      _ca_extensions(path_length=1)),
         root_key,
@@ -109,20 +109,38 @@ def _fill(folder: Path, server_names: list[x509.GeneralName]) -> None:
         files.create_exclusive(folder / f"{name}.pub", _public_pem(signing_key.public_key()))
 
 
-def issue_device(folder: Path, device_id: str) -> tuple[bytes, bytes]:
+def issue_device(folder: Path, device_id: str, serial: int | None = None) -> tuple[bytes, bytes]:
     """Make a device's key and certificate: (chain PEM: leaf, device CA; key PEM).
 
-    The key (P-256) exists only in what is returned. Raises SignetError if the id has a wrong form
-    or the folder lacks its device CA.
+    The key (P-256) exists only in what is returned. serial: of the certificate; None draws one.
+    Raises SignetError if the id has a wrong form or the folder lacks its device CA.
     """
     check_device_id(device_id)
-    authority = _load_authority(folder, "device-ca")
     key = _new_key()
+    return certify_device(folder, device_id, key.public_key(), serial), _key_pem(key)
+
+
+def certify_device(
+    folder: Path, device_id: str, public_key: ec.EllipticCurvePublicKey, serial: int | None = None
+) -> bytes:
+    """A certificate for a device's key, wherever that was made: chain PEM: leaf, device CA."""
+    check_device_id(device_id)
+    authority = load_device_ca(folder)
     certificate = _certificate(
-        _name(device_id), key.public_key(), DEVICE_DAYS, authority.certificate, authority.key,
-        _leaf_extensions(ExtendedKeyUsageOID.CLIENT_AUTH),
+        _name(device_id), public_key, DEVICE_DAYS, authority.certificate, authority.key,
+        _leaf_extensions(ExtendedKeyUsageOID.CLIENT_AUTH), serial,
     )  # fmt: skip
-    return _certificate_pem(certificate) + _certificate_pem(authority.certificate), _key_pem(key)
+    return _certificate_pem(certificate) + _certificate_pem(authority.certificate)
+
+
+def load_device_ca(folder: Path) -> Authority:
+    """The CA that signs device certificates; SignetError if it is missing or not a pair."""
+    return _load_authority(folder, "device-ca")
+
+
+def new_serial() -> int:
+    """A random serial number for a certificate (RFC 5280, 4.1.2.2: at most 20 bytes)."""
+    return x509.random_serial_number()
 
 
 def check_device_id(device_id: str) -> None:
@@ -143,6 +161,7 @@ def _certificate(
     issuer: x509.Certificate | None,
     issuer_key: ec.EllipticCurvePrivateKey,
     extensions: _Extensions,
+    serial: int | None = None,
 ) -> x509.Certificate:
     """Sign a certificate; without an issuer it is self-signed. Never outlives its issuer."""
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -154,7 +173,7 @@ def _certificate(
         .subject_name(subject)
         .issuer_name(issuer.subject if issuer else subject)
         .public_key(public_key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(new_serial() if serial is None else serial)
         .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
@@ -207,7 +226,7 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def _load_authority(folder: Path, name: str) -> _Authority:
+def _load_authority(folder: Path, name: str) -> Authority:
     pem = files.read_file(folder / f"{name}.pem", "CA certificate")
     key_pem = files.read_file(folder / f"{name}.key", "CA key")
     try:
@@ -217,7 +236,9 @@ def _load_authority(folder: Path, name: str) -> _Authority:
         raise SignetError(f"{folder}: {name} is not a certificate with its key, in PEM") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SignetError(f"{folder / name}.key: expected an EC key")
-    return _Authority(certificate, key)
+    if key.public_key() != certificate.public_key():
+        raise SignetError(f"{folder / name}.key: not the key of {name}.pem")
+    return Authority(certificate, key)
 
 
 def _save_pair(

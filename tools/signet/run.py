@@ -29,20 +29,22 @@ def find_program(name: str) -> Path:
     return path
 
 
-def run_program(name: str, *args: str | Path, cwd: Path | None = None) -> str:
+def run_program(
+    name: str, *args: str | Path, cwd: Path | None = None, timeout_s: int = _TIMEOUT_S
+) -> str:
     """Run a program to its end and return what it printed on stdout.
 
     Files that it makes are readable by this user only. Raises ProgramError if it fails, and
-    SignetError if it cannot be started or takes longer than two minutes.
+    SignetError if it cannot be started or takes longer than `timeout_s`.
     """
     command = [str(find_program(name)), *map(str, args)]
     try:
         done = subprocess.run(
             command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace",
-            stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S, umask=_PRIVATE_UMASK,
+            stdin=subprocess.DEVNULL, timeout=timeout_s, umask=_PRIVATE_UMASK,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise SignetError(f"{name}: did not end within {_TIMEOUT_S} s") from error
+        raise SignetError(f"{name}: did not end within {timeout_s} s") from error
     except OSError as error:
         raise SignetError(f"{name}: cannot start: {error.strerror}") from error
     if done.returncode != 0:
