@@ -113,7 +113,6 @@ def test_the_record_is_what_was_asked_for(chip, keys):
         "images": "localhost:8443",
         "ntp": "localhost:123",
         "watchdog_s": 30,
-        "profile": "production",
         "release": [signing.key_digest(keys / "release.pub").hex()],
         "fleet": [signing.key_digest(keys / "fleet.pub").hex()],
     }
