@@ -15,7 +15,7 @@ from array import array
 
 import ffi
 import uctypes
-from micropython import const
+from micropython import const, kbd_intr
 
 _SIGINT = const(2)
 _SIGIO = const(29)
@@ -89,8 +89,9 @@ def forget():
 
 
 def start():
-    """Listen. What came before, while the chip started, is lost."""
+    """Listen, with Ctrl-C off as in _boot.py. What came before, while the chip started, is lost."""
     global _line, _stdin
+    kbd_intr(-1)
     _libc.func("i", "tcflush", "ii")(0, _TCIFLUSH)
     flags = _O_NOCTTY | _O_NONBLOCK
     _line = _libc.func("i", "open", "si")("/proc/self/fd/0", flags)
