@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from host_tests.board_helpers import BY_LABEL, REPL, VirtualBoard, make_board
+from host_tests.board_helpers import BY_LABEL, REPL, make_board
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
 from signet import device, filesystem, flash, image
-from signet.board import Exit
+from signet.board import Exit, VirtualBoard
 
 BOOT = (REPO / "boot.py").read_text()
 MAIN = (REPO / "main.py").read_text()

@@ -20,6 +20,8 @@ WAITS = {
     "event loop": "async def wait(): await asyncio.sleep(60)\nasyncio.run(wait())",
     "socket": LISTEN + "print('waits')\ns.accept()",
     "poll": LISTEN + "import select\np = select.poll(); p.register(s, 1)\nprint('waits')\np.poll()",
+    # It comes before the wait begins: no signal will end that one.
+    "soon": LISTEN + "print('waits')\npow(3, 1 << 3000, (1 << 3000) + 1)\ns.accept()",
     "stdin": "import sys\nsys.stdin.read(1)",
 }
 

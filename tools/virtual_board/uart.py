@@ -28,6 +28,7 @@ _F_SETFL = const(4)
 _F_SETOWN = const(8)
 _FIONREAD = const(0x541B)
 _TCIFLUSH = const(0)
+_CLOCK_MONOTONIC = const(1)
 _CTRL_C = const(3)
 _BUFFER_LEN = const(259)  # mphalport.c: a ring of 260, of which one stays empty
 _STATE_WORDS = const(128)
@@ -39,12 +40,15 @@ _write = _libc.func("l", "write", "ipL")
 _ioctl = _libc.func("i", "ioctl", "iLp")
 _sigaction = _libc.func("i", "sigaction", "iPP")
 _sigprocmask = _libc.func("i", "sigprocmask", "iPP")
+_timer_settime = _libc.func("i", "timer_settime", "liPP")
 _byte = bytearray(1)
 _count = array("i", (0,))
 _action = array("l", bytes(152))  # struct sigaction: handler, then mask and flags
 _mask = array("l", bytes(128))  # sigset_t
 _exception = KeyboardInterrupt()
 _held = 0
+_timer = array("l", (0,))
+_again = array("l", (0, 0, 0, 50_000_000))  # struct itimerspec: once, in nanoseconds
 _line = _stdin = 0  # file descriptors: of the pty, and of the pipe that is the ring buffer
 # Loading a whole word may allocate; half of an address tells whether there is one.
 _WORD = {"whole": uctypes.UINT64, "half": uctypes.UINT32}
@@ -64,6 +68,8 @@ def _receive(_signal):
             _ioctl(0, _FIONREAD, _count)
             if _count[0] < _BUFFER_LEN:
                 _write(_stdin, _byte, 1)
+    if held:  # a system call that began since does not end for it: waits look again on the chip
+        _timer_settime(_timer[0], 0, _again, None)
     _errno.half = error
     if held:
         _pending.whole = id(_exception)
@@ -102,6 +108,8 @@ def start():
     _mask[0] = 1 << _SIGIO - 1
     _action[0] = _handler.cfun()
     _sigaction(_SIGIO, _action, None)
+    event = array("i", [0, 0, _SIGIO] + [0] * 13)  # struct sigevent: raise the signal
+    _libc.func("i", "timer_create", "iPP")(_CLOCK_MONOTONIC, event, _timer)
     fcntl = _libc.func("i", "fcntl", "iil")
     fcntl(_line, _F_SETOWN, _libc.func("i", "getpid", "")())
     fcntl(_line, _F_SETFL, flags | _O_ASYNC)
