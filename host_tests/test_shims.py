@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
-from host_tests.board_helpers import run_board
+from host_tests.board_helpers import run_board, said
 
 SHIMS = Path(__file__).resolve().parents[1] / "tools/virtual_board"
 STUBS = Path(sys.prefix) / "typings"
 MODULES = ("esp", "esp32", "machine", "network", "time")
+# What makes the shims work: the firmware cannot import it.
+INSIDE = {"chip", "inisetup", "ota", "power_on", "scripts", "start", "uart", "watch"}
+REPO = SHIMS.parents[1]
 
 
 @dataclass(frozen=True)
@@ -210,3 +213,36 @@ def test_names_of_the_running_shims(tmp_path: Path) -> None:
     for key, text in found.items():
         if isinstance(stubs[key], int):
             assert text == str(stubs[key]), key
+
+
+def test_every_file_is_a_shim_that_is_compared_or_out_of_reach(tmp_path: Path) -> None:
+    assert {path.stem for path in SHIMS.glob("*.py")} == INSIDE | set(MODULES)
+    main = (
+        f"for name in {sorted(INSIDE - {'inisetup'})}:\n"  # a module of that name is the port's
+        " try:\n  __import__(name)\n  print('there is', name)\n except ImportError: pass\n"
+    )
+    assert said(run_board(tmp_path, main)) == []
+
+
+# Where device code may use floats: an ESP32 has 24 bits of them, which are 16 s of a Unix time.
+FLOATS = {
+    "lib/mqtt/client.py": 1,  # a random pause of up to a minute
+}
+
+
+def floats_in(source: str) -> int:
+    """Literals, divisions and conversions that make a float."""
+    return sum(
+        (isinstance(node, ast.Constant) and isinstance(node.value, float))
+        or (isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.Div))
+        or (isinstance(node, ast.Name) and node.id == "float")
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def test_no_time_goes_through_a_float() -> None:
+    sources = [REPO / "boot.py", REPO / "main.py"]
+    sources += [*(REPO / "lib").rglob("*.py"), *(REPO / "firmware").rglob("*.py")]
+    counts = {str(path.relative_to(REPO)): floats_in(path.read_text()) for path in sources}
+    assert {name: count for name, count in counts.items() if count} == FLOATS
+    assert floats_in("x = t / 2; x /= 3; y = 1.5; z = float(x)") == 4

@@ -267,6 +267,8 @@ def test_the_host_takes_the_link_down_and_up(tmp_path: Path) -> None:
         "print(w.active(), w.isconnected(), w.status())\n"
         "try: w.connect('here', 'key')\nexcept OSError as error: print(error)\n"
         "w.active(True); w.connect('here', 'key')\n"
+        "print(w.isconnected(), w.status() == network.STAT_CONNECTING, w.ifconfig()[0])\n"
+        "while not w.isconnected(): time.sleep_ms(5)\n"
         "print(w.isconnected(), w.status() == network.STAT_GOT_IP, w.ifconfig()[0])\n"
         "print(w.config('ssid'), len(w.config('mac')), w.status('rssi') < 0)\n"
         "while w.isconnected(): time.sleep_ms(5)\n"
@@ -283,12 +285,13 @@ def test_the_host_takes_the_link_down_and_up(tmp_path: Path) -> None:
         board.set_link(True)
         board.wait_until_stopped()
     assert said(board) == [
-        "False False 1000", "Wifi Not Started", "True True 127.0.0.1", "here 6 True",
+        "False False 1000", "Wifi Not Started", "False True 0.0.0.0",
+        "True True 127.0.0.1", "here 6 True",
         "down True 0.0.0.0", "up False True", "dev-0001",
     ]  # fmt: skip
 
 
-SHIMS_LIMIT = 26_000  # bytes of 64-bit heap; they take about 24,000
+SHIMS_LIMIT = 29_000  # bytes of 64-bit heap; they take about 28,000
 
 
 def test_the_heap_is_measured_from_outside(tmp_path: Path) -> None:

@@ -175,6 +175,13 @@ class VirtualBoard:
         """
         self._write_control(0, _LINK_UP if up else _LINK_DOWN)
 
+    def type(self, data: bytes) -> int:
+        """Send bytes to its UART, as a terminal would; how many reached the line.
+
+        None do while it is off or restarting, nor those that it has no room for.
+        """
+        return self._cycle.type(data) if self._cycle else 0
+
     def flash_ops(self) -> list[FlashOp]:
         """The flash operations since power-on, the boot loader's too; needs record_flash."""
         rows = [line.split() for line in (self.folder / "flash.log").read_text().splitlines()]

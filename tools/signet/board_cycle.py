@@ -20,10 +20,11 @@ import time
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple
 
 from signet import bootloader, image
 from signet.board_console import Console
+from signet.board_uart import Uart
 from signet.errors import SignetError
 from signet.flash import Partition
 
@@ -31,7 +32,6 @@ _TOOLS = Path(__file__).resolve().parents[1]
 _SHIMS = _TOOLS / "virtual_board"
 _START = "start.py"  # the only one that the interpreter takes as source
 _ESPRESSIF_OUI = "240ac4"
-_MAX_LINE_LEN = 4096
 _MAX_LINES = 100_000
 _JOIN_S = 10
 # The RTC file (chip.py): clock's origin in ns, ms to sleep, ms of watchdog left, memory length.
@@ -129,12 +129,18 @@ class PowerCycle:
         self._console = console
         self._off = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._uart: Uart | None = None  # of the boot that runs, or of the last one
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> bool:
         return self._thread.is_alive()
+
+    def type(self, data: bytes) -> int:
+        """Send bytes to the UART; how many the board's line takes, 0 while none runs."""
+        uart = self._uart
+        return uart.type(data) if uart else 0
 
     def end(self) -> None:
         """Power off: kill what runs, and wait for the thread."""
@@ -193,13 +199,13 @@ class PowerCycle:
         with self.changed:
             if self._off.is_set():
                 return Exit.POWER_OFF
-            self._process = process = self._start(cause, app)
+            self._uart = uart = Uart()
+            self._process = process = self._start(cause, app, uart)
             self.boots.append(boot)
-        output = cast(IO[bytes], process.stdout)
-        while raw := output.readline(_MAX_LINE_LEN):
-            self._take_line(raw.decode("utf-8", "replace").rstrip("\r\n"))
+        for line in uart.lines():
+            self._take_line(line)
         status = process.wait()
-        output.close()
+        uart.close()
         with self.changed:
             self._process = None
             boot.exit = Exit.POWER_OFF if self._off.is_set() else exit_of(status)
@@ -214,7 +220,7 @@ class PowerCycle:
                 self.lines.append(line)
             self.changed.notify_all()
 
-    def _start(self, cause: Cause, app: Partition) -> subprocess.Popen[bytes]:
+    def _start(self, cause: Cause, app: Partition, uart: Uart) -> subprocess.Popen[bytes]:
         cut = self._cut_from_here()
         folder = self._setup.folder.resolve()
         unique = hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]
@@ -232,13 +238,9 @@ class PowerCycle:
         }
         # TZ: an ESP32 knows no time zones. The caller's MICROPYPATH and the like stay out.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "TZ": "UTC"}
-        return subprocess.Popen(
+        return uart.start(
             [self._setup.micropython, "-X", f"heapsize={self._setup.heap}", shims() / _START],
-            env=environment | {"VBOARD": json.dumps(settings)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the caller's terminal is not for the board
+            environment | {"VBOARD": json.dumps(settings)},
         )
 
     def _next_cause(self, exit_: Exit) -> Cause | None:

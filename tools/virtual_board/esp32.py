@@ -8,6 +8,7 @@ only the FAT file system uses, are not modelled.
 import struct as _struct
 
 import chip as _chip
+import uart as _uart
 from micropython import const
 
 _TABLE = const(0x8000)
@@ -63,7 +64,11 @@ def _new(entry, block_size):
 
 
 def _ota(name, *args):
-    return getattr(_chip.import_rom("ota"), name)(_chip, _entries, *args)
+    _uart.hold()
+    try:
+        return getattr(_chip.import_rom("ota"), name)(_chip, _entries, *args)
+    finally:
+        _uart.release()
 
 
 class Partition:
@@ -93,18 +98,35 @@ class Partition:
     def info(self):
         return self._entry[:5] + (False,)
 
+    # littlefs calls these three from C: an interrupt that came up in them would go through it.
+
     def readblocks(self, block_num, buf, offset=0):
-        _chip.read(self._place(block_num * self._block_size + offset, len(buf)), buf)
+        _uart.hold()
+        try:
+            _chip.read(self._place(block_num * self._block_size + offset, len(buf)), buf)
+        finally:
+            _uart.release()
 
     def writeblocks(self, block_num, buf, offset=None):
-        start = block_num * self._block_size
-        if offset is None:
-            self._erase(start, len(buf))
-            offset = 0
-        self._check_writable()
-        _chip.program(self._place(start + offset, len(buf)), buf)
+        _uart.hold()
+        try:
+            start = block_num * self._block_size
+            if offset is None:
+                self._erase(start, len(buf))
+                offset = 0
+            self._check_writable()
+            _chip.program(self._place(start + offset, len(buf)), buf)
+        finally:
+            _uart.release()
 
     def ioctl(self, op, arg):
+        _uart.hold()
+        try:
+            return self._ioctl(op, arg)
+        finally:
+            _uart.release()
+
+    def _ioctl(self, op, arg):
         if 1 <= op <= 3:
             return 0
         if op == 4:

@@ -1,17 +1,21 @@
-"""`network` of the ESP32 port: a station whose radio works at once, while the host leaves it on.
+"""`network` of the ESP32 port: a station that joins in 200 ms, while the host leaves the radio on.
 
 Sockets are the host's own and do not follow the link: only what the driver says of it changes.
 """
+
+import time as _time
 
 import chip as _chip
 from micropython import const
 
 STA_IF = 0
 STAT_IDLE = 1000
+STAT_CONNECTING = 1001
 STAT_GOT_IP = 1010
 STAT_NO_AP_FOUND = 201
 
 _HOSTNAME_MAX_LEN = const(32)
+_JOIN_MS = const(200)
 del const  # the chip's module has none
 _hostname = "mpy-esp32"
 
@@ -31,6 +35,7 @@ class WLAN:
     IF_STA = 0
 
     _active = False
+    _joins = None  # ticks_ms at which it is there
     _wanted = False  # `connect` was called: the driver then reconnects by itself
     _ssid = ""
     _addresses = ("127.0.0.1", "255.0.0.0", "127.0.0.1", "127.0.0.1")
@@ -52,6 +57,7 @@ class WLAN:
         if ssid is not None:
             WLAN._ssid = ssid
         WLAN._wanted = True
+        WLAN._joins = _time.ticks_add(_time.ticks_ms(), _JOIN_MS)
 
     def disconnect(self):
         if not WLAN._active:
@@ -59,12 +65,16 @@ class WLAN:
         WLAN._wanted = False
 
     def isconnected(self):
-        return WLAN._wanted and _chip.link_up()
+        return self.status() == STAT_GOT_IP
 
     def status(self, param=None):
         if param is None:
             if not WLAN._wanted:
                 return STAT_IDLE
+            if WLAN._joins is not None:
+                if _time.ticks_diff(WLAN._joins, _time.ticks_ms()) > 0:
+                    return STAT_CONNECTING
+                WLAN._joins = None  # or it would lie ahead again when the ticks have wrapped
             return STAT_GOT_IP if _chip.link_up() else STAT_NO_AP_FOUND
         if param != "rssi":
             raise ValueError("unknown status param")

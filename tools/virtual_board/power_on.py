@@ -27,6 +27,7 @@ import esp32
 import ffi
 import machine  # noqa: F401
 import network  # noqa: F401
+import uart
 import vfs
 from micropython import const
 
@@ -57,7 +58,9 @@ def run():
     chip.origin_ns, _, left_ms = struct.unpack("<qII", chip.rtc.read(16))
     if chip.cause == _CAUSE_SOFT and left_ms:  # a watchdog survives a soft reset
         chip.arm_watchdog(left_ms)
-    for name in ("power_on", "scripts", "chip", "watch"):  # a chip has no such modules
+    uart.start()
+    del uart.start  # done once, and on the chip it takes no heap
+    for name in ("power_on", "scripts", "chip", "uart", "watch"):  # a chip has no such modules
         sys.modules.pop(name, None)
     sys.argv.clear()
     sys.path[:] = ("", ".frozen", "/lib")

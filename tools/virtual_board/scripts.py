@@ -1,6 +1,8 @@
 """The scripts of the user, as mp_task in main.c runs them, and what comes after them.
 
-Not modelled: frozen scripts, Ctrl-C, and the REPL, at which the process ends.
+Ctrl-C is armed just before each script and off after it (parse_compile_execute of pyexec.c). At
+the REPL the process ends: what would be typed there can change nothing of that the board is open.
+Not modelled: frozen scripts.
 """
 
 import gc
@@ -8,6 +10,8 @@ import os
 import sys
 
 import chip
+import uart
+from micropython import kbd_intr
 
 
 def run(names):
@@ -32,7 +36,17 @@ def _run_file(name, names):
         return True
     names["__file__"] = name
     try:
-        execfile(name, names)  # noqa: F821 - a builtin of MicroPython
+        with open(name) as file:
+            code = compile(file.read(), name, "exec")
+        try:
+            kbd_intr(3)
+            exec(code, names)
+            kbd_intr(-1)
+            for _ in "x":  # mp_handle_pending(true): at a branch, as every loop is one
+                pass
+        finally:
+            kbd_intr(-1)
+            uart.forget()
     except SystemExit:
         print("MPY: soft reboot")
         chip.leave(chip.SOFT_RESET)

@@ -1,4 +1,8 @@
-"""`time` of the ESP32 port: epoch 2000, integer seconds, no time zone."""
+"""`time` of the ESP32 port: epoch 2000, integer seconds, no time zone.
+
+The ticks are the host's, of 62 bits, and so never wrap; the chip's, of 30 bits, do after twelve
+days. asyncio is half C, which asks the host for them, so nothing else can be put in their place.
+"""
 
 import chip as _chip
 import utime as _host

@@ -1,0 +1,122 @@
+"""Virtual boards with the real stage 1, for the console: other scripts, another agent, a flood."""
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from host_tests.board_helpers import BY_LABEL, REPL, make_board
+from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
+from signet import device, filesystem, flash, image
+from signet.board import Exit, VirtualBoard
+
+BOOT = (REPO / "boot.py").read_text()
+MAIN = (REPO / "main.py").read_text()
+NOTHING: Mapping[str, str | None] = {}
+# C code that looks for no exception, 50 ms of it or more: a Ctrl-C that arrives meanwhile is still
+# waiting when the next statement runs. In front of boot.py it makes the few microseconds between
+# arming and `kbd_intr(-1)` so long that every boot is hit.
+PAUSE = "pow(3, 1 << 500, (1 << 3000) + 1)\n"
+# What a terminal, mpremote and somebody impatient send: Ctrl-C, raw REPL, paste mode, soft reset.
+KEYS = (
+    b"\x03", b"\x03", b"\x03" * 16, b"\r\x03\x03", b"\x03\x01", b"\x03\x05", b"\x03\x04",
+    b"\x01print(1)\x04", b"\x05import os\x04", b"\x02\r\n", b"import os\r", b"\x03" * 300,
+)  # fmt: skip
+
+
+@cache
+def stage1_files() -> dict[str, bytes]:
+    """Path and content of what provisioning puts on `vfs`."""
+    library = image.compile_sources(image.python_files(REPO, ("lib/trust",)))
+    return library | {"boot.py": BOOT.encode(), "main.py": MAIN.encode()}
+
+
+@cache
+def slot_files() -> dict[str, bytes]:
+    """Path and content of what is in a slot; compiled once, for that takes seconds."""
+    sources = image.python_files(REPO, ("firmware", "lib"))
+    left_out = ("firmware/board/", "lib/trust/")
+    return image.compile_sources(
+        {name: path for name, path in sources.items() if not name.startswith(left_out)}
+    )
+
+
+def pack_vfs(changed: Mapping[str, str | None] = NOTHING) -> bytes:
+    """The `vfs` of a provisioned board; changed: other content by path, None for no such file."""
+    files = dict(stage1_files())
+    for path, text in changed.items():
+        files.pop(path.removesuffix(".py") + ".mpy", None)
+        files.pop(path, None)
+        if text is not None:
+            files[path] = text.encode()
+    blocks = BY_LABEL["vfs"].size // flash.SECTOR_LEN
+    return filesystem.pack(files, filesystem.VFS, blocks)
+
+
+def provision(folder: Path, keys: Path, **firmware: str) -> Path:
+    """The flash of a provisioned board; firmware: modules that take the place of the real ones."""
+    sources = {}
+    for name, text in firmware.items():
+        sources[f"firmware/{name}.py"] = folder / f"{name}.py"
+        (folder / f"{name}.py").write_text(text)
+    files = slot_files() | image.compile_sources(sources)
+    most_blocks = BY_LABEL["slot_a"].size // flash.SECTOR_LEN - 2
+    payload = filesystem.pack_smallest(files, filesystem.SLOT, most_blocks)
+    signed = folder / "signed.img"
+    unsigned = image.pack_descriptor(RELEASE, len(payload)) + payload
+    signed.write_bytes(image.sign_image(unsigned, keys / "release.key"))
+    device.provision(SETTINGS, keys, signed, REPO, folder / "flash.bin")
+    return folder / "flash.bin"
+
+
+def board_from(
+    provisioned: Path, folder: Path, changed: Mapping[str, str | None] = NOTHING
+) -> VirtualBoard:
+    """A board, off, with the flash of `provision` and a `vfs` of its own; changed: see pack_vfs."""
+    content = provisioned.read_bytes()
+
+    def read(label: str) -> bytes:
+        return content[BY_LABEL[label].offset : BY_LABEL[label].end]
+
+    return make_board(
+        folder,
+        vfs=pack_vfs(changed),
+        esp_secure_cert=read("esp_secure_cert"),
+        bootstate=read("bootstate"),
+        slot_a=read("slot_a"),
+    )
+
+
+def hammer(
+    boards: Sequence[VirtualBoard], boots: int, pause_s: float = 0, timeout_s: float = 120
+) -> None:
+    """Power boards on and type at them until each has booted so often, or stopped; then off.
+
+    pause_s: longest silence between two bursts; 0 is a flood.
+    """
+    rng = random.Random(len(boards) * boots)
+    for board in boards:
+        board.power_on()
+    deadline = time.monotonic() + timeout_s
+    busy = list(boards)
+    while busy and time.monotonic() < deadline:
+        for board in busy.copy():
+            if not board.running or len(board.boots) > boots:
+                busy.remove(board)
+                board.power_off()  # or it would go on booting in peace
+            board.type(rng.choice(KEYS))
+        time.sleep(rng.uniform(0, pause_s) if pause_s else 0.0005)
+    for board in busy:
+        board.power_off()
+    assert not busy, "too slow"
+
+
+def finished(board: VirtualBoard) -> list[Exit | None]:
+    """How its boots ended, without one that the end of the power cut off."""
+    return [boot.exit for boot in board.boots if boot.exit not in (None, Exit.POWER_OFF)]
+
+
+def fell(board: VirtualBoard) -> bool:
+    """Whether it ever came to the REPL."""
+    return Exit.REPL in finished(board) or bool(set(REPL) & set(board.lines))
