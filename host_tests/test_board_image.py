@@ -19,7 +19,7 @@ from host_tests.esp_images import (
     make_table,
 )
 from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
-from signet import bootloader, device, esp_image, flash, image
+from signet import bootloader, device, esp_image, filesystem, flash, image
 from signet.errors import RefusedError
 from signet.run import run_program as run_tool
 from trust.state import BootState
@@ -272,7 +272,11 @@ WRONG_DEVICES = {
     "no boot state": (erase("bootstate"), "it would not boot: boot state"),
     "no image": (erase("slot_a"), "it would not boot: no slot may run"),
     "image altered": (lambda chip: alter(chip, "slot_a", 5000), "digest does not match"),
-    "no stage 1": (erase("vfs"), "not a sound littlefs file system"),
+    "no vfs": (erase("vfs"), "not a sound littlefs file system"),
+    "no stage 1": (
+        lambda chip: chip.write("vfs", filesystem.pack({"boot.py": b""}, filesystem.VFS, 44)),
+        "stage 1 is not on vfs: no /lib/trust/__init__.mpy, /main.py",
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,20 @@ def test_partitions_are_written_and_read_in_their_place(layout, tmp_path):
     again = flash.Flash.load(tmp_path / "flash.bin")
     assert again.read("slot_a") == b"new".ljust(0x60000, b"\xff")
     assert set(again.read("slot_b")) == {0xFF}
+
+
+@pytest.mark.parametrize("mib", [4, 8, 16])
+def test_the_chip_is_as_large_as_the_map_needs(tmp_path, layout, mib):
+    end = mib * 1024 * 1024
+    rows = [*layout[:-1], replace(layout[-1], size=end - layout[-1].offset)]
+    chip = flash.Flash.blank(rows)
+    chip.write("vfs", b"\x11" * chip.size("vfs"))
+    chip.save_new(tmp_path / "flash.bin")
+    assert (tmp_path / "flash.bin").stat().st_size == end
+    assert flash.Flash.load(tmp_path / "flash.bin").partitions == tuple(rows)
+    (tmp_path / "short.bin").write_bytes((tmp_path / "flash.bin").read_bytes()[: end // 2])
+    with pytest.raises(RefusedError, match=f"{end // 2} bytes, "):
+        flash.Flash.load(tmp_path / "short.bin")
 
 
 def test_a_flash_file_is_never_overwritten(layout, tmp_path):
