@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from signet import __version__, board, commands, fleet, release
+from signet import __version__, board, burn, commands, fleet, release
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 
 
@@ -22,6 +22,8 @@ from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
+
+commands.device_group.add_command(burn.command)
 
 for _group in (
     commands.pki_group,

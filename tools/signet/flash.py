@@ -20,6 +20,7 @@ FLASH_LEN = 4 * 1024 * 1024
 SECTOR_LEN = 4096
 TABLE_OFFSET = 0x8000
 TABLE_LEN = 0xC00
+ENCRYPTED = 1  # flag: read and written through flash encryption, where that is on
 
 _APP, _DATA = 0, 1
 _APP_ALIGNMENT = 0x10000  # the cache maps flash in pages of 64 KiB
@@ -52,7 +53,7 @@ class Partition:
         return self.offset + self.size
 
 
-def load_layout(path: Path) -> tuple[Partition, ...]:
+def load_layout(path: Path, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]:
     """Read and check a partition CSV (Name, Type, SubType, Offset, Size, Flags)."""
     text = files.read_file(path, "partition table").decode("utf-8", "replace")
     partitions = []
@@ -63,7 +64,7 @@ def load_layout(path: Path) -> tuple[Partition, ...]:
             except ValueError as error:
                 raise SignetError(f"{path}:{number}: {error}") from error
     try:
-        check_layout(partitions)
+        check_layout(partitions, flash_len)
     except SignetError as error:
         raise SignetError(f"{path}: {error}") from error
     return tuple(partitions)
@@ -71,9 +72,10 @@ def load_layout(path: Path) -> tuple[Partition, ...]:
 
 def _parse_row(cells: list[str]) -> Partition:
     cells = [cell.strip() for cell in cells]
-    if not 5 <= len(cells) <= 6 or any(cells[5:]):
+    if not 5 <= len(cells) <= 6 or cells[5:] not in ([], [""], ["encrypted"]):
         raise ValueError(
-            f"{len(cells)} columns, expected name, type, subtype, offset, size, no flags"
+            f"{len(cells)} columns, expected name, type, subtype, offset, size, flags"
+            " (encrypted or nothing)"
         )
     label, type_name, subtype_name, offset, size = cells[:5]
     type_ = _number(type_name, _TYPES)
@@ -83,6 +85,7 @@ def _parse_row(cells: list[str]) -> Partition:
         _number(subtype_name, _SUBTYPES.get(type_, {})),
         _number(offset),
         _number(size),
+        ENCRYPTED if any(cells[5:]) else 0,
     )
 
 
