@@ -4,14 +4,16 @@
     encrypt  makes the ciphertext that is flashed before anything is burned
     apply    shows what a plan would burn; with --burn and a typed confirmation, burns it
 
-`apply` looks at the chip before every step and reads every step back. After a cut it goes on with
-the first step that is open. A finished chip no longer answers: its download mode is closed.
+`apply` looks at the chip before every run of espefuse and reads it back after it. After a cut it
+goes on with the first step that is open. A finished chip no longer answers: its download mode is
+closed.
 """
 
 import json
+import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,6 @@ from signet import efuse, files, sealed_flash
 from signet.efuse import BURNED, OPEN, Target
 from signet.efuse_plan import (
     CHIPS,
-    FLASH_KEY,
     FLASH_KEY_LEN,
     Plan,
     Step,
@@ -33,6 +34,7 @@ from signet.efuse_plan import (
 from signet.errors import RefusedError, SignetError
 from signet.run import run_program
 
+_COMPARED = "flash key read back"
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _flash_key = click.option(
     "--flash-key", type=_FILE, required=True, help="Flash encryption key of this chip, mode 0600."
@@ -182,9 +184,9 @@ class _Session:
     def report(self) -> bool:
         """Print the state of chip and plan; True if something is left to burn."""
         states = self._survey()
-        left = states.count(OPEN)
+        left = list(states.values()).count(OPEN)
         click.echo(f"chip {self.plan.chip.name}, MAC {self.plan.mac}")
-        for number, (step, state) in enumerate(zip(self.plan.steps, states, strict=True), 1):
+        for number, (step, state) in enumerate(states.items(), 1):
             value = f" = {step.value}" if step.value else ""
             click.echo(f"{number:3} {state:6} {step.action} {step.efuse}{value}")
             click.echo(f"           {step.why} [{step.source}]")
@@ -192,62 +194,61 @@ class _Session:
             click.echo("everything is burned; nothing was changed")
             return False
         click.echo(f"{left} of {len(states)} steps are left, each of them for ever:")
-        for step, state in zip(self.plan.steps, states, strict=True):
-            if state == OPEN:
-                click.echo("  espefuse " + " ".join(self._command(step)))
+        for group in efuse.groups(self.plan):
+            if run := efuse.next_run(group, states):
+                click.echo("  espefuse " + " ".join(self._command(run)))
         click.echo("nothing was changed so far; --burn burns", err=True)
         return True
 
     def burn(self) -> None:
-        """Burn what is open, one step a time, each looked at before and after."""
-        for number, step in enumerate(self.plan.steps):
-            if self._survey()[number] == BURNED:
-                continue
-            if step.action == "read-protect":
-                self._note("flash key read back")
-            run_program("espefuse", *self._command(step, "--do-not-confirm"))
-            last = step.efuse == self.plan.chip.download
-            if last and self.target.port:  # nobody can read it back
-                click.echo(f"{number + 1:3} {step.action} {step.efuse}: sent")
-            elif self._survey()[number] == BURNED:
-                click.echo(f"{number + 1:3} {step.action} {step.efuse}: read back")
-            else:
-                raise RefusedError(
-                    f"{step.efuse} did not take; the chip is half-burned",
-                    "its download mode is open: run the same command again",
-                )
-            self._note(f"{step.action} {step.efuse}")
+        """Burn what is open, group by group; the chip is looked at before and after each run."""
+        states = self._survey()
+        for group in efuse.groups(self.plan):
+            while run := efuse.next_run(group, states):
+                if run[0].action == "read-protect":  # the survey has just compared the key
+                    self._note(_COMPARED)
+                what = f"{run[0].action} {' '.join(step.efuse for step in run)}"
+                run_program("espefuse", *self._command(run, "--do-not-confirm"))
+                self._note(what)
+                if run[0].efuse == self.plan.chip.download and self.target.port:
+                    click.echo(f"{what}: sent")  # nobody can read it back
+                    break
+                states = self._survey()
+                if any(states[step] == OPEN for step in run):
+                    raise RefusedError(
+                        f"{what}: did not take; the chip is half-burned",
+                        "its download mode is open: run the same command again",
+                    )
+                click.echo(f"{what}: read back")
         click.echo(f"{self.plan.mac}: sealed")
         click.echo("now delete the flash key of this chip: nobody needs it any more", err=True)
 
-    def _survey(self) -> list[str]:
+    def _survey(self) -> dict[Step, str]:
         summary = self.target.summary()
         efuse.check_chip(self.plan, summary)
         states = efuse.survey(self.plan, self.contents, summary)
-        self._check_hidden_key(states)
-        return states
-
-    def _check_hidden_key(self, states: list[str]) -> None:
-        """A hidden key cannot be compared: go on only if we compared it before it was hidden."""
         hidden = any(
-            step.action == "read-protect" and state == BURNED
-            for step, state in zip(self.plan.steps, states, strict=True)
+            step.action == "read-protect" and state == BURNED for step, state in states.items()
         )
-        if hidden and OPEN in states and not self._noted("flash key read back"):
+        # A hidden key cannot be compared: go on only if it was compared before it was hidden.
+        if hidden and OPEN in states.values() and not self._noted(_COMPARED):
             raise RefusedError(
-                f"the {FLASH_KEY} in this chip is hidden, and {self.journal} does not say that it "
+                f"the flash key in this chip is hidden, and {self.journal} does not say that it "
                 "is the plan's",
                 "put the journal of the first attempt beside the plan; without it this chip "
                 "cannot be sealed safely",
             )
+        return states
 
-    def _command(self, step: Step, *options: str) -> list[str]:
-        return self.target.command(*options, *efuse.arguments(step, self.key_files))
+    def _command(self, run: Sequence[Step], *options: str) -> list[str]:
+        return self.target.command(*options, *efuse.arguments(run, self.key_files))
 
     def _note(self, what: str) -> None:
         line = {"time": int(time.time()), "mac": self.plan.mac, "key": self.plan.flash_key}
         with self.journal.open("a") as file:
             file.write(json.dumps(line | {"done": what}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _noted(self, what: str) -> bool:
         if not self.journal.exists():

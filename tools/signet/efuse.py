@@ -1,11 +1,11 @@
 """The eFuses of one chip, read and burned by `espefuse`, and what a plan still has to burn.
 
-A chip is reached over a serial port, or it is a file: espefuse's own virtual mode. Every burn is
-one run of espefuse with one command, so that a cut falls between two steps of the plan.
+A chip is reached over a serial port, or it is a file: espefuse's own virtual mode. A run of
+espefuse has one command; what it burns, and what a cut in it leaves, is one of `groups`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,16 +67,44 @@ class Target:
             )
 
 
-def arguments(step: Step, files: Mapping[str, Path]) -> list[str]:
-    """What espefuse is told for one step. files: key files by eFuse block."""
+def groups(plan: Plan) -> list[list[Step]]:
+    """The steps, in their order, those together that one run of espefuse may burn.
+
+    A key goes with its purpose, neighbours of one kind with each other; what switches a feature on
+    and what closes the chip stands alone.
+    """
+    alone = (plan.chip.secure_boot, plan.chip.crypt_counter, plan.chip.download)
+    found: list[list[Step]] = []
+    for step in plan.steps:
+        last = found[-1][-1] if found else None
+        purpose = step.efuse.startswith("KEY_PURPOSE")
+        same = last is not None and last.action == step.action != "key"
+        if purpose or (same and step.efuse not in alone and step.efuse != "RD_DIS"):
+            found[-1].append(step)
+        else:
+            found.append([step])
+    return found
+
+
+def next_run(group: Sequence[Step], states: Mapping[Step, str]) -> list[Step]:
+    """The open steps of a group that the next run burns; none if all are burned."""
+    left = [step for step in group if states[step] == OPEN]
+    if left and left[0].action == "key":
+        return left[:1]
+    return [step for step in left if step.action == left[0].action]
+
+
+def arguments(run: Sequence[Step], files: Mapping[str, Path]) -> list[str]:
+    """What espefuse is told for one run. files: key files by eFuse block."""
+    step = run[0]
     if step.action == "burn":
-        return ["burn-efuse", step.efuse, step.value]
+        return ["burn-efuse", *(word for step in run for word in (step.efuse, step.value))]
     if step.action != "key":
-        return [f"{step.action}-efuse", step.efuse]
+        return [f"{step.action}-efuse", *(step.efuse for step in run)]
     path = str(files[step.efuse])
     if step.efuse.startswith("BLOCK_KEY"):
         number = step.value.removeprefix("digest ")
-        purpose = "XTS_AES_128_KEY" if number == step.value else f"SECURE_BOOT_DIGEST{number}"
+        purpose = "XTS_AES_128_KEY" if step.value == FLASH_KEY else f"SECURE_BOOT_DIGEST{number}"
         # Options last: espefuse 5.6 miscounts the arguments behind two options.
         protect = ["--no-read-protect", "--no-write-protect"]
         return ["burn-key", step.efuse, path, purpose, *protect]
@@ -157,22 +185,23 @@ def block_contents(plan: Plan, flash_key: bytes) -> dict[str, bytes]:
     return blocks | {plan.chip.flash_block: flash_key[::-1]}
 
 
-def survey(plan: Plan, contents: Mapping[str, bytes], summary: Summary) -> list[str]:
+def survey(plan: Plan, contents: Mapping[str, bytes], summary: Summary) -> dict[Step, str]:
     """The state of each step; RefusedError if the chip was burned in another order.
 
     Only the switches (JTAG and the like) may be burned early: a factory may have done it.
     """
-    states = [state(step, contents, summary) for step in plan.steps]
+    states = {step: state(step, contents, summary) for step in plan.steps}
     early = {switch[0] for switch in plan.chip.switches}
-    first_open = states.index(OPEN) if OPEN in states else len(states)
-    for step, found in list(zip(plan.steps, states, strict=True))[first_open:]:
-        if found == BURNED and step.efuse not in early:
-            missing = plan.steps[first_open]
-            raise RefusedError(
-                f"{step.action} {step.efuse} is done, {missing.action} {missing.efuse} is not: "
-                "this chip was burned in another order",
-                "going on could brick it; keep it for development",
-            )
+    missing: Step | None = None
+    for group in groups(plan):
+        for step in group:
+            if missing and states[step] == BURNED and step.efuse not in early:
+                raise RefusedError(
+                    f"{step.action} {step.efuse} is done, {missing.action} {missing.efuse} is "
+                    "not: this chip was burned in another order",
+                    "going on could brick it; keep it for development",
+                )
+        missing = missing or next((step for step in group if states[step] == OPEN), None)
     return states
 
 
