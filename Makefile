@@ -1,10 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= 1000000
+CHIP ?= esp32
+FLASH_MB ?= 4
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-mqtt brokers fuzz fmt lock clean
+.PHONY: help setup demo test check lint types bench bench-mqtt brokers fuzz firmware fmt lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +41,9 @@ brokers: setup ## try the MQTT client with other brokers, and for long; writes b
 
 fuzz: build/fuzz/stamp ## fuzz the MQTT decoders, each with RUNS=1000000 inputs
 	build/fuzz/venv/bin/python host_tests/fuzz_mqtt.py --runs $(RUNS)
+
+firmware: ## build the sealed platform, CHIP=esp32|esp32s3|esp32c3 FLASH_MB=4|8|16 (needs ESP-IDF)
+	@$(PYTHON) tools/sealed_build.py --chip $(CHIP) --flash $(FLASH_MB)
 
 fmt: setup ## format and fix what can be fixed
 	$(BIN)/ruff check --fix

@@ -340,7 +340,7 @@ BURNED_BEFORE = {
     "secure boot v1": ("esp32", ["burn-efuse ABS_DONE_0 1"], "cannot run on this chip"),
     "3/4 coding": ("esp32", ["burn-efuse CODING_SCHEME 1"], "blocks of 256 bits"),
     "JTAG protected while open": ("esp32c3", ["write-protect-efuse DIS_ICACHE"], "write-protected"),
-    "purpose of something else": ("esp32s3", ["burn-efuse KEY_PURPOSE_1 8"], "cannot become"),
+    "purpose of something else": ("esp32s3", ["burn-efuse KEY_PURPOSE_1 8"], "another order"),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from signet import efuse, files, sealed_flash
-from signet.efuse import BURNED, OPEN, Target
+from signet.efuse import BURNED, Target
 from signet.efuse_plan import (
     CHIPS,
     FLASH_KEY_LEN,
@@ -184,7 +184,7 @@ class _Session:
     def report(self) -> bool:
         """Print the state of chip and plan; True if something is left to burn."""
         states = self._survey()
-        left = list(states.values()).count(OPEN)
+        left = len(states) - list(states.values()).count(BURNED)
         click.echo(f"chip {self.plan.chip.name}, MAC {self.plan.mac}")
         for number, (step, state) in enumerate(states.items(), 1):
             value = f" = {step.value}" if step.value else ""
@@ -214,7 +214,7 @@ class _Session:
                     click.echo(f"{what}: sent")  # nobody can read it back
                     break
                 states = self._survey()
-                if any(states[step] == OPEN for step in run):
+                if any(states[step] != BURNED for step in run):
                     raise RefusedError(
                         f"{what}: did not take; the chip is half-burned",
                         "its download mode is open: run the same command again",
@@ -231,7 +231,7 @@ class _Session:
             step.action == "read-protect" and state == BURNED for step, state in states.items()
         )
         # A hidden key cannot be compared: go on only if it was compared before it was hidden.
-        if hidden and OPEN in states.values() and not self._noted(_COMPARED):
+        if hidden and set(states.values()) != {BURNED} and not self._noted(_COMPARED):
             raise RefusedError(
                 f"the flash key in this chip is hidden, and {self.journal} does not say that it "
                 "is the plan's",
@@ -246,7 +246,8 @@ class _Session:
     def _note(self, what: str) -> None:
         line = {"time": int(time.time()), "mac": self.plan.mac, "key": self.plan.flash_key}
         with self.journal.open("a") as file:
-            file.write(json.dumps(line | {"done": what}) + "\n")
+            # A line of its own, even behind one that a cut left without an end.
+            file.write("\n" + json.dumps(line | {"done": what}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

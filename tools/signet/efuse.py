@@ -21,7 +21,7 @@ _FILE_LENS = {"esp32": 288, "esp32s3": 512, "esp32c3": 512}  # as espefuse makes
 
 Summary = Mapping[str, Mapping[str, Any]]  # eFuse: raw_value, value, readable, writeable
 
-BURNED, OPEN = "burned", "open"
+BURNED, BEGUN, OPEN = "burned", "begun", "open"  # begun: some bits of a value are in
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def groups(plan: Plan) -> list[list[Step]]:
 
 def next_run(group: Sequence[Step], states: Mapping[Step, str]) -> list[Step]:
     """The open steps of a group that the next run burns; none if all are burned."""
-    left = [step for step in group if states[step] == OPEN]
+    left = [step for step in group if states[step] != BURNED]
     if left and left[0].action == "key":
         return left[:1]
     return [step for step in left if step.action == left[0].action]
@@ -136,7 +136,7 @@ def check_chip(plan: Plan, summary: Summary) -> None:
 
 
 def state(step: Step, contents: Mapping[str, bytes], summary: Summary) -> str:
-    """BURNED or OPEN; RefusedError if the chip holds something else, or can no longer change.
+    """BURNED, BEGUN or OPEN; RefusedError if the chip holds something else or cannot change.
 
     contents: what each key block is to read as, see `block_contents`.
     """
@@ -157,7 +157,7 @@ def state(step: Step, contents: Mapping[str, bytes], summary: Summary) -> str:
         raise RefusedError(f"{step.efuse} is {found:#x}, which cannot become {wanted:#x}")
     if not efuse["writeable"]:
         raise RefusedError(f"{step.efuse} is {found:#x} and write-protected, expected {wanted:#x}")
-    return OPEN
+    return BEGUN if found else OPEN
 
 
 def _key_state(step: Step, wanted: bytes, efuse: Mapping[str, Any]) -> str:
@@ -195,13 +195,13 @@ def survey(plan: Plan, contents: Mapping[str, bytes], summary: Summary) -> dict[
     missing: Step | None = None
     for group in groups(plan):
         for step in group:
-            if missing and states[step] == BURNED and step.efuse not in early:
+            if missing and states[step] != OPEN and step.efuse not in early:
                 raise RefusedError(
-                    f"{step.action} {step.efuse} is done, {missing.action} {missing.efuse} is "
-                    "not: this chip was burned in another order",
+                    f"{step.action} {step.efuse} is {states[step]}, {missing.action} "
+                    f"{missing.efuse} is not: this chip was burned in another order",
                     "going on could brick it; keep it for development",
                 )
-        missing = missing or next((step for step in group if states[step] == OPEN), None)
+        missing = missing or next((step for step in group if states[step] != BURNED), None)
     return states
 
 

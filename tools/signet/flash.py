@@ -136,9 +136,9 @@ def _check_partition(partition: Partition, flash_len: int) -> None:
         raise SignetError(f"{label} ends at {partition.end:#x}, the flash at {flash_len:#x}")
 
 
-def build_table(partitions: Sequence[Partition]) -> bytes:
+def build_table(partitions: Sequence[Partition], flash_len: int = FLASH_LEN) -> bytes:
     """The binary partition table with its MD5 row, padded with 0xFF to 0xC00 bytes."""
-    check_layout(partitions)
+    check_layout(partitions, flash_len)
     rows = b"".join(
         _ENTRY.pack(
             _ENTRY_MAGIC,
@@ -155,7 +155,7 @@ def build_table(partitions: Sequence[Partition]) -> bytes:
     return table.ljust(TABLE_LEN, b"\xff")
 
 
-def read_table(data: bytes) -> tuple[Partition, ...]:
+def read_table(data: bytes, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]:
     """Parse a binary partition table; RefusedError if it is malformed or has no right MD5 row."""
     rows: list[Partition] = []
     for start in range(0, min(len(data), TABLE_LEN) - _ENTRY.size + 1, _ENTRY.size):
@@ -165,7 +165,7 @@ def read_table(data: bytes) -> tuple[Partition, ...]:
             if found != entry[16:]:
                 raise RefusedError("partition table: its MD5 row does not match its rows")
             try:
-                check_layout(rows)
+                check_layout(rows, flash_len)
             except SignetError as error:
                 raise RefusedError(f"partition table: {error}") from error
             return tuple(rows)
