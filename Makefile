@@ -1,11 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= 1000000
+CHIP ?= esp32
+FLASH_MB ?= 4
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo flash console deploy qemu test check lint types bench bench-mqtt \
-	bench-provision brokers fuzz fmt lock clean
+	bench-provision brokers fuzz firmware fmt lock clean
 
 # The device that `make demo HOST=…` makes, and the flash of a real board that is made from it.
 DEVICE ?= build/demo/device
@@ -65,6 +67,9 @@ brokers: setup ## try the MQTT client with other brokers, and for long; writes b
 
 fuzz: build/fuzz/stamp ## fuzz the MQTT decoders, each with RUNS=1000000 inputs
 	build/fuzz/venv/bin/python host_tests/fuzz_mqtt.py --runs $(RUNS)
+
+firmware: ## build the sealed platform, CHIP=esp32|esp32s3|esp32c3 FLASH_MB=4|8|16 (needs ESP-IDF)
+	@$(PYTHON) tools/sealed_build.py --chip $(CHIP) --flash $(FLASH_MB)
 
 fmt: setup ## format and fix what can be fixed
 	$(BIN)/ruff check --fix

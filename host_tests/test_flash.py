@@ -101,7 +101,7 @@ def test_a_malformed_table_is_refused(table, reason):
         "size suffix": ("a,data,nvs,0x9000,4K,", ":1: '4K': expected a number"),
         "no offset": ("a,data,nvs,,0x1000,", ":1: '': expected a number"),
         "columns": ("a,data,nvs,0x9000", "4 columns"),
-        "flags": ("a,data,nvs,0x9000,0x1000,encrypted", "no flags"),
+        "flags": ("a,data,nvs,0x9000,0x1000,readonly", "encrypted or nothing"),
     }.values(),
 )
 def test_a_wrong_flash_map_is_refused_with_its_file_and_reason(tmp_path, rows, reason):

@@ -18,6 +18,7 @@ from signet import (
     board_deploy,
     board_flash,
     board_image,
+    burn,
     commands,
     devices,
     emulator,
@@ -43,7 +44,7 @@ for _command in (
 ):
     board.group.add_command(_command)
 
-for _command in (*devices.COMMANDS, service_token.device_token):
+for _command in (*devices.COMMANDS, burn.command, service_token.device_token):
     commands.device_group.add_command(_command)
 release.group.add_command(service_token.release_console)
 

@@ -22,6 +22,7 @@ SECTOR_LEN = 4096
 BOOT_LOADER_OFFSET = 0x1000  # where an ESP32's ROM looks for it; other chips have it elsewhere
 TABLE_OFFSET = 0x8000
 TABLE_LEN = 0xC00
+ENCRYPTED = 1  # flag: read and written through flash encryption, where that is on
 
 _APP, _DATA = 0, 1
 _APP_ALIGNMENT = 0x10000  # the cache maps flash in pages of 64 KiB
@@ -54,7 +55,7 @@ class Partition:
         return self.offset + self.size
 
 
-def load_layout(path: Path) -> tuple[Partition, ...]:
+def load_layout(path: Path, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]:
     """Read and check a partition CSV (Name, Type, SubType, Offset, Size, Flags)."""
     text = files.read_file(path, "partition table").decode("utf-8", "replace")
     partitions = []
@@ -65,7 +66,7 @@ def load_layout(path: Path) -> tuple[Partition, ...]:
             except ValueError as error:
                 raise SignetError(f"{path}:{number}: {error}") from error
     try:
-        check_layout(partitions)
+        check_layout(partitions, flash_len)
     except SignetError as error:
         raise SignetError(f"{path}: {error}") from error
     return tuple(partitions)
@@ -73,9 +74,10 @@ def load_layout(path: Path) -> tuple[Partition, ...]:
 
 def _parse_row(cells: list[str]) -> Partition:
     cells = [cell.strip() for cell in cells]
-    if not 5 <= len(cells) <= 6 or any(cells[5:]):
+    if not 5 <= len(cells) <= 6 or cells[5:] not in ([], [""], ["encrypted"]):
         raise ValueError(
-            f"{len(cells)} columns, expected name, type, subtype, offset, size, no flags"
+            f"{len(cells)} columns, expected name, type, subtype, offset, size, flags"
+            " (encrypted or nothing)"
         )
     label, type_name, subtype_name, offset, size = cells[:5]
     type_ = _number(type_name, _TYPES)
@@ -85,6 +87,7 @@ def _parse_row(cells: list[str]) -> Partition:
         _number(subtype_name, _SUBTYPES.get(type_, {})),
         _number(offset),
         _number(size),
+        ENCRYPTED if any(cells[5:]) else 0,
     )
 
 
@@ -141,9 +144,9 @@ def _check_partition(partition: Partition) -> None:
         raise SignetError(f"{label} ends at {partition.end:#x}, the flash at {FLASH_LENS[-1]:#x}")
 
 
-def build_table(partitions: Sequence[Partition]) -> bytes:
+def build_table(partitions: Sequence[Partition], flash_len: int = FLASH_LEN) -> bytes:
     """The binary partition table with its MD5 row, padded with 0xFF to 0xC00 bytes."""
-    check_layout(partitions)
+    check_layout(partitions, flash_len)
     rows = b"".join(
         _ENTRY.pack(
             _ENTRY_MAGIC,
@@ -160,7 +163,7 @@ def build_table(partitions: Sequence[Partition]) -> bytes:
     return table.ljust(TABLE_LEN, b"\xff")
 
 
-def read_table(data: bytes) -> tuple[Partition, ...]:
+def read_table(data: bytes, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]:
     """Parse a binary partition table; RefusedError if it is malformed or has no right MD5 row."""
     rows: list[Partition] = []
     for start in range(0, min(len(data), TABLE_LEN) - _ENTRY.size + 1, _ENTRY.size):
@@ -170,7 +173,7 @@ def read_table(data: bytes) -> tuple[Partition, ...]:
             if found != entry[16:]:
                 raise RefusedError("partition table: its MD5 row does not match its rows")
             try:
-                check_layout(rows)
+                check_layout(rows, flash_len)
             except SignetError as error:
                 raise RefusedError(f"partition table: {error}") from error
             return tuple(rows)

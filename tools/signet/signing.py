@@ -71,27 +71,31 @@ def key_digest(path: Path) -> bytes:
 
     path: PEM file, public or private, RSA-3072 with e = 65537; SignetError for every other.
     """
-    numbers = _load_public(path).public_numbers()
+    return pem_digest(files.read_file(path, "key"), str(path))
+
+
+def pem_digest(pem: bytes, name: str) -> bytes:
+    """`key_digest` of a key that is not in a file; errors call it `name`."""
+    numbers = _load_public(pem, name).public_numbers()
     r = (1 << (2 * _KEY_BITS)) % numbers.n  # Montgomery constants, ESP-IDF "Secure Boot v2"
     m = -pow(numbers.n, -1, 1 << 32) % (1 << 32)
     fields = struct.pack("<384sI384sI", _little(numbers.n), numbers.e, _little(r), m)
     return hashlib.sha256(fields).digest()
 
 
-def _load_public(path: Path) -> rsa.RSAPublicKey:
-    pem = files.read_file(path, "key")
+def _load_public(pem: bytes, name: str) -> rsa.RSAPublicKey:
     try:
         if b"PRIVATE KEY-----" in pem:
             key: object = serialization.load_pem_private_key(pem, password=None).public_key()
         else:
             key = serialization.load_pem_public_key(pem)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SignetError(f"{path}: not an unencrypted PEM key") from error
+        raise SignetError(f"{name}: not an unencrypted PEM key") from error
     if not isinstance(key, rsa.RSAPublicKey):
-        raise SignetError(f"{path}: expected an RSA-{_KEY_BITS} key, found another kind")
+        raise SignetError(f"{name}: expected an RSA-{_KEY_BITS} key, found another kind")
     if key.key_size != _KEY_BITS or key.public_numbers().e != _EXPONENT:
         raise SignetError(
-            f"{path}: expected RSA-{_KEY_BITS} with e = {_EXPONENT}, "
+            f"{name}: expected RSA-{_KEY_BITS} with e = {_EXPONENT}, "
             f"found RSA-{key.key_size} with e = {key.public_numbers().e}"
         )
     return key
