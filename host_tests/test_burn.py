@@ -151,7 +151,7 @@ def flash_image(chip: str, key: Path, other: Path | None = None, table: str = "s
     if table == "sealed":
         csv = "firmware/board/sealed/partitions-4mb.csv"
     rows = flash.load_layout(REPO / csv)
-    content = bytearray(b"\xff" * flash.FLASH_LEN)
+    content = bytearray(b"\xff" * flash.FLASH_LENS[0])
     for offset, data in (
         (OFFSETS[chip], signing.sign_bytes(app_image(chip, b"bootloader"), key)),
         (0x8000, flash.build_table(rows)),
@@ -429,7 +429,7 @@ def unsigned_bootloader(chip: str, keys: Path, _other: Path) -> bytes:
 
 
 def blank_flash(_chip: str, _keys: Path, _other: Path) -> bytes:
-    return b"\xff" * flash.FLASH_LEN
+    return b"\xff" * flash.FLASH_LENS[0]
 
 
 def app_of_another_key(chip: str, keys: Path, other: Path) -> bytes:

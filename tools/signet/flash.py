@@ -55,7 +55,7 @@ class Partition:
         return self.offset + self.size
 
 
-def load_layout(path: Path, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]:
+def load_layout(path: Path) -> tuple[Partition, ...]:
     """Read and check a partition CSV (Name, Type, SubType, Offset, Size, Flags)."""
     text = files.read_file(path, "partition table").decode("utf-8", "replace")
     partitions = []
@@ -66,7 +66,7 @@ def load_layout(path: Path, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]
             except ValueError as error:
                 raise SignetError(f"{path}:{number}: {error}") from error
     try:
-        check_layout(partitions, flash_len)
+        check_layout(partitions)
     except SignetError as error:
         raise SignetError(f"{path}: {error}") from error
     return tuple(partitions)
@@ -144,9 +144,9 @@ def _check_partition(partition: Partition) -> None:
         raise SignetError(f"{label} ends at {partition.end:#x}, the flash at {FLASH_LENS[-1]:#x}")
 
 
-def build_table(partitions: Sequence[Partition], flash_len: int = FLASH_LEN) -> bytes:
+def build_table(partitions: Sequence[Partition]) -> bytes:
     """The binary partition table with its MD5 row, padded with 0xFF to 0xC00 bytes."""
-    check_layout(partitions, flash_len)
+    check_layout(partitions)
     rows = b"".join(
         _ENTRY.pack(
             _ENTRY_MAGIC,
@@ -163,7 +163,7 @@ def build_table(partitions: Sequence[Partition], flash_len: int = FLASH_LEN) -> 
     return table.ljust(TABLE_LEN, b"\xff")
 
 
-def read_table(data: bytes, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]:
+def read_table(data: bytes) -> tuple[Partition, ...]:
     """Parse a binary partition table; RefusedError if it is malformed or has no right MD5 row."""
     rows: list[Partition] = []
     for start in range(0, min(len(data), TABLE_LEN) - _ENTRY.size + 1, _ENTRY.size):
@@ -173,7 +173,7 @@ def read_table(data: bytes, flash_len: int = FLASH_LEN) -> tuple[Partition, ...]
             if found != entry[16:]:
                 raise RefusedError("partition table: its MD5 row does not match its rows")
             try:
-                check_layout(rows, flash_len)
+                check_layout(rows)
             except SignetError as error:
                 raise RefusedError(f"partition table: {error}") from error
             return tuple(rows)

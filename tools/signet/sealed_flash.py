@@ -22,7 +22,7 @@ _OURS = ("esp_secure_cert", "bootstate", "slot_a", "slot_b", "vfs")
 
 def check_flash(content: bytes, plan: Plan) -> None:
     """Raise RefusedError unless a chip burned to the plan boots this flash. Plaintext."""
-    table = read_table(content[TABLE_OFFSET:], len(content))
+    table = read_table(content[TABLE_OFFSET:])
     rows = {row.label: row for row in table}
     for label in _OURS:
         if label not in rows:
@@ -99,7 +99,7 @@ def _regions(content: bytes, chip: Chip) -> Iterator[tuple[int, int]]:
     """
     yield chip.bootloader_offset, TABLE_OFFSET
     yield TABLE_OFFSET, TABLE_OFFSET + SECTOR_LEN
-    for row in read_table(content[TABLE_OFFSET:], len(content)):
+    for row in read_table(content[TABLE_OFFSET:]):
         otadata = row.type == _DATA and row.subtype == _OTADATA
         system = row.type == _APP or (row.type == _DATA and row.subtype == _NVS_KEYS)
         if otadata or ((system or row.flags & ENCRYPTED) and not _blank(content, row)):
