@@ -178,6 +178,12 @@ def cut(data: bytes, count: int) -> bytes:
     return data[: len(data) - count]
 
 
+def rehash(app: bytes) -> bytes:
+    """An app with another checksum, and the SHA-256 over that."""
+    body = app[:-33] + bytes([app[-33] ^ 1])
+    return body + hashlib.sha256(body).digest()
+
+
 GOOD = make_micropython()
 DATED = b"3.4.0; MicroPython v%s on 2025-04-15\0"
 WRONG = {
@@ -201,6 +207,8 @@ WRONG = {
     "no hash": (make_micropython(app=make_app(hashed=False)), "app at 0x10000: no SHA-256"),
     "boot loader without hash": (
         make_micropython(make_boot_loader(hashed=False)), "boot loader at 0x1000: no SHA-256"),
+    "wrong checksum, right hash": (
+        make_micropython(app=rehash(make_app())), "app at 0x10000: checksum 0x"),
     "too large": (make_micropython(app=make_app(size=0x180000)), "app at 0x10000: "),
     "plain layout": (make_micropython(table=make_table(PLAIN)), "not an OTA image"),
     "8 MB layout": (

@@ -192,7 +192,9 @@ def test_one_flash_file_runs_once_and_one_port_is_used_once(signet, folder, tmp_
     log = tmp_path / "log"
     command = [sys.executable, "-m", "signet", "board", "emulate", folder / "flash.bin", "--port"]
     with log.open("w") as output:
-        first = subprocess.Popen([*command, str(free_port())], stdout=output, env={"PATH": path})
+        first = subprocess.Popen(
+            [*command, str(free_port())], stdout=output, env=os.environ | {"PATH": path}
+        )
     try:
         wait_until(lambda: "STARTED" in log.read_text())
         second = signet(*command[3:], str(free_port()), PATH=path)
@@ -244,11 +246,38 @@ def test_the_board_itself_refuses_unless_it_is_for_development(
             exec(board_deploy._CHECK, {})
 
 
-def test_the_check_comes_before_the_copy():
-    arguments = board_deploy.deploy_arguments("/dev/ttyUSB0", Path("folder"))
-    steps = " ".join(arguments).replace(board_deploy._CHECK, "CHECK").split(" + ")
-    assert steps[0] == "connect /dev/ttyUSB0 resume exec CHECK"
-    assert [step.split()[0] for step in steps[1:]] == ["fs", "reset"]
+@pytest.mark.parametrize("error", [None, SignetError("no REPL")])
+def test_nothing_is_copied_before_the_board_was_asked(monkeypatch, project, error):
+    steps: list[list[str]] = []
+
+    def run_mpremote(arguments: list[str], _port: str, _timeout_s: int) -> None:
+        steps.append(arguments)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(board_deploy, "_run_mpremote", run_mpremote)
+    arguments = ["--port", "/dev/ttyUSB0", "--source", str(project)]
+    if error is None:
+        board_deploy.command.main(arguments, standalone_mode=False)
+        assert [step[3] for step in steps] == ["exec", "fs"]
+    else:
+        with pytest.raises(SignetError):
+            board_deploy.command.main(arguments, standalone_mode=False)
+        assert [step[3] for step in steps] == ["exec"]
+    assert steps[0] == ["connect", "/dev/ttyUSB0", "resume", "exec", board_deploy._CHECK]
+
+
+def test_a_board_without_a_repl_is_given_up(monkeypatch):
+    """A production board: what is sent to it goes nowhere, and what it prints is no REPL."""
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr(board_deploy, "_CHECK_S", 1)
+    try:
+        with pytest.raises(SignetError, match="no answer from a REPL within 1 s") as failure:
+            board_deploy.command.main(["--port", os.ttyname(theirs)], standalone_mode=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "only a development board" in str(failure.value.hint)
 
 
 # --- make

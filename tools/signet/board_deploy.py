@@ -17,8 +17,10 @@ from signet import files, image, run
 from signet.errors import RefusedError, SignetError
 
 _PROJECT = Path(__file__).resolve().parents[2]
-_TIMEOUT_S = 120
-# Run on the board first; if it raises, mpremote ends there. Under a slot `sys.path` has no /lib.
+_HINT = "only a development board in its REPL takes this: `make console`, then Ctrl-C"
+_CHECK_S = 40
+_COPY_S = 300
+# Run on the board first. Under a slot `sys.path` has no /lib.
 _CHECK = """\
 import sys
 sys.path.append("/lib")
@@ -39,20 +41,22 @@ def stage1_files(source: Path) -> dict[str, bytes]:
     return contents
 
 
-def deploy_arguments(port: str, folder: Path) -> list[str]:
-    """What mpremote does: no soft reset, which would start boot.py; check, copy, restart."""
-    return [
-        "connect", port, "resume", "exec", _CHECK, "+",
-        "fs", "cp", "-r", f"{folder}/lib", f"{folder}/main.py", f"{folder}/boot.py", ":", "+",
-        "reset",
-    ]  # fmt: skip
+def check_arguments(port: str) -> list[str]:
+    """mpremote asks the board what it is: without a soft reset, which would start boot.py."""
+    return ["connect", port, "resume", "exec", _CHECK]
+
+
+def copy_arguments(port: str, folder: Path) -> list[str]:
+    """mpremote copies what differs, and restarts the board."""
+    stage1 = [f"{folder}/lib", f"{folder}/main.py", f"{folder}/boot.py"]
+    return ["connect", port, "resume", "fs", "cp", "-r", *stage1, ":", "+", "reset"]
 
 
 @click.command("deploy")
 @click.option("--port", required=True, help="Serial port of a development board, in its REPL.")
 @click.option("--source", type=click.Path(path_type=Path, file_okay=False), default=_PROJECT,
               help="Project folder. Default: this checkout.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the command and the files only.")
+@click.option("--dry-run", is_flag=True, help="Print the commands only.")
 def command(port: str, source: Path, dry_run: bool) -> None:
     """Copy this checkout's stage 1 to a development board and restart it.
 
@@ -65,31 +69,27 @@ def command(port: str, source: Path, dry_run: bool) -> None:
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        arguments = deploy_arguments(port, Path(folder))
+        check, copy = check_arguments(port), copy_arguments(port, Path(folder))
         if dry_run:
-            click.echo(shlex.join(["mpremote", *arguments]))
-            click.echo("\n".join(sorted(contents)))
+            click.echo(shlex.join(["mpremote", *check]))
+            click.echo(shlex.join(["mpremote", *copy]))
             return
-        _run_mpremote(arguments, port)
+        _run_mpremote(check, port, _CHECK_S)
+        _run_mpremote(copy, port, _COPY_S)
     click.echo(f"{port}: {len(contents)} files of stage 1 copied, restarted")
 
 
-def _run_mpremote(arguments: list[str], port: str) -> None:
+def _run_mpremote(arguments: list[str], port: str, timeout_s: int) -> None:
     program = run.find_program("mpremote")
     try:
         done = subprocess.run(
             [program, *arguments], stdin=subprocess.DEVNULL, stdout=sys.stderr,
-            stderr=subprocess.PIPE, encoding="utf-8", errors="replace", timeout=_TIMEOUT_S,
+            stderr=subprocess.PIPE, encoding="utf-8", errors="replace", timeout=timeout_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise SignetError(f"{port}: no end within {_TIMEOUT_S} s") from None
-    if done.returncode == 0:
-        return
-    said = done.stderr
-    if "not a development board" in said:
-        raise RefusedError(f"{port}: not a development board: its identity says so")
-    last = said.strip().splitlines()[-1] if said.strip() else "mpremote gave no reason"
-    raise SignetError(
-        f"{port}: {last}",
-        "only a development board in its REPL takes this: `make console`, then Ctrl-C",
-    )
+        raise SignetError(f"{port}: no answer from a REPL within {timeout_s} s", _HINT) from None
+    if done.returncode != 0:
+        if "not a development board" in done.stderr:
+            raise RefusedError(f"{port}: not a development board: its identity says so")
+        last = (done.stderr.strip() or "mpremote gave no reason").splitlines()[-1]
+        raise SignetError(f"{port}: {last}", _HINT)
