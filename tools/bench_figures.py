@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
 from demo_transcript import NotHeldError
 from signet import device, files, image, pki, release, signing
-from signet.board import VirtualBoard
+from signet.board import HEAP, VirtualBoard
 from trust.image import Descriptor
 
 BALLAST_KB = (0, 100, 200)  # by which the images of the update's heap are larger than the real one
@@ -197,7 +197,7 @@ def _make_image(
 
 @contextlib.contextmanager
 def _new_board(
-    stage: Stage, content: bytes, heap: str = "64wK", record_heap: bool = False
+    stage: Stage, content: bytes, heap: str = HEAP, record_heap: bool = False
 ) -> Iterator[float]:
     """A new board with this image, connected; gives the seconds from power-on to its first state.
 
