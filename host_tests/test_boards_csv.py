@@ -1,13 +1,13 @@
-"""signet.boards_csv: a list of boards is right to its last cell, or it says which lines are not."""
+"""boards_csv: a list of boards is right to its last cell, or it says which lines are not."""
 
 from pathlib import Path
 
 import pytest
 
-from signet import boards_csv
-from signet.boards_csv import Board
 from signet.device import Wifi
 from signet.errors import SignetError
+from signet.provisioning import boards_csv
+from signet.provisioning.boards_csv import Board
 
 
 def write(folder: Path, text: str | bytes, mode: int = 0o600) -> Path:

@@ -16,7 +16,7 @@ import pytest
 
 from host_tests.tool_helpers import REPO, Signet, mode, run_program, snapshot
 from signet import flash, signing
-from signet.efuse_plan import CHIPS
+from signet.sealing.efuse_plan import CHIPS
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 

@@ -1,4 +1,4 @@
-"""signet.inventory and audit: one transaction a change, and a chain that shows what was altered."""
+"""inventory and audit: one transaction a change, and a chain that shows what was altered."""
 
 import sqlite3
 import threading
@@ -9,9 +9,9 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from host_tests.tool_helpers import mode
-from signet import audit
 from signet.errors import RefusedError, SignetError
-from signet.inventory import STARTED, Base, Device, Inventory, find, location
+from signet.provisioning import audit
+from signet.provisioning.inventory import STARTED, Base, Device, Inventory, find, location
 
 
 def device(number: int, **fields: object) -> Device:

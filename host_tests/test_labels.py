@@ -1,12 +1,12 @@
-"""signet.labels: a sheet is rendered and its codes are read by programs that no one here wrote."""
+"""labels: a sheet is rendered and its codes are read by programs that no one here wrote."""
 
 import re
 
 import pytest
 
 from host_tests.label_reader import read_labels, read_text
-from signet import labels
-from signet.labels import Label
+from signet.provisioning import labels
+from signet.provisioning.labels import Label
 
 
 def test_codes_are_random_and_long_enough():

@@ -1,4 +1,4 @@
-"""signet.ports and serial_port: esptool itself, talking to ESP32s in download mode.
+"""ports and serial_port: esptool itself, talking to ESP32s in download mode.
 
 No chip is here. What talks to the port is the real program; what answers is the serial protocol
 (virtual_loader.py).
@@ -12,10 +12,11 @@ import pytest
 
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import audit, batch, device, files, flash, pki, ports, run, secure_cert, serial_port
-from signet.batch import Bench, Job
-from signet.inventory import DONE, Device, Inventory, location
-from signet.making import Task
+from signet import device, files, flash, pki, run, secure_cert
+from signet.provisioning import audit, batch, ports, serial_port
+from signet.provisioning.batch import Bench, Job
+from signet.provisioning.inventory import DONE, Device, Inventory, location
+from signet.provisioning.making import Task
 from trust.identity import Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]

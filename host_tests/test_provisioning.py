@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from host_tests.label_reader import read_labels
 from host_tests.tool_helpers import mode, snapshot
-from signet import audit, cli, flash, identity, inventory, labels, pki, secure_cert
-from signet.inventory import DONE, Device, Inventory
+from signet import cli, flash, identity, pki, secure_cert
+from signet.provisioning import audit, inventory, labels
+from signet.provisioning.inventory import DONE, Device, Inventory
 from trust.identity import PRIVATE_KEY, Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -175,22 +176,32 @@ sys.exit(cli.run(sys.argv[5:]))
 """
 
 MOMENTS = {
-    "before the boards are entered": ("signet.batch", "enter", 1, "before"),
-    "entered": ("signet.batch", "enter", 1, "after"),
-    "first folder": ("signet.making", "files.flush_folder", 1, "before"),
+    "before the boards are entered": ("signet.provisioning.batch", "enter", 1, "before"),
+    "entered": ("signet.provisioning.batch", "enter", 1, "after"),
+    "first folder": ("signet.provisioning.making", "files.flush_folder", 1, "before"),
     "file under its temporary name": ("signet.files", "os.link", 4, "before"),
     "file has its name": ("signet.files", "os.link", 4, "after"),
-    "all files, none recorded": ("signet.batch", "record_done", 1, "before"),
-    "half recorded, not committed": ("signet.batch", "record_done", BOARDS // 2, "after"),
-    "all recorded, no labels": ("signet.sheets", "new_sheet", 1, "before"),
-    "labels written, not committed": ("signet.labels", "segno.make_qr", BOARDS, "after"),
+    "all files, none recorded": ("signet.provisioning.batch", "record_done", 1, "before"),
+    "half recorded, uncommitted": (
+        "signet.provisioning.batch",
+        "record_done",
+        BOARDS // 2,
+        "after",
+    ),
+    "all recorded, no labels": ("signet.provisioning.sheets", "new_sheet", 1, "before"),
+    "labels made, uncommitted": (
+        "signet.provisioning.labels",
+        "segno.make_qr",
+        BOARDS,
+        "after",
+    ),
     "sheet has its name, codes do not count": (
-        "signet.sheets",
+        "signet.provisioning.sheets",
         "files.write_new_secret",
         BOARDS + 1,
         "after",
     ),
-    "labels done": ("signet.sheets", "new_sheet", 1, "after"),
+    "labels done": ("signet.provisioning.sheets", "new_sheet", 1, "after"),
 }
 
 

@@ -18,7 +18,7 @@ import sealed_build
 from host_tests.conftest import find_program
 from host_tests.tool_helpers import REPO, run_program
 from signet import flash
-from signet.efuse_plan import CHIPS
+from signet.sealing.efuse_plan import CHIPS
 
 BOARD = REPO / "firmware/board/sealed"
 STOCK = REPO / "firmware/board/partitions.csv"

@@ -18,15 +18,15 @@ from signet import (
     board_deploy,
     board_flash,
     board_image,
-    burn,
     commands,
-    devices,
     emulator,
     fleet,
     release,
     service_token,
 )
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
+from signet.provisioning import devices
+from signet.sealing import burn
 
 
 @click.group()

@@ -14,7 +14,7 @@ import click
 from signet import files, image, pki, signing
 from signet.errors import refusals_about
 from signet.options import EXIT_CODES, FILE, FOLDER, JSON, SOURCE, U32
-from signet.provisioning import device_group
+from signet.provisioning.command import device_group
 from trust.identity import PROFILES
 from trust.image import Descriptor
 

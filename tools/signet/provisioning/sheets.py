@@ -11,10 +11,11 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from signet import audit, files, labels
+from signet import files
 from signet.errors import RefusedError
-from signet.inventory import DONE, Device, Inventory, find_all
-from signet.labels import Label
+from signet.provisioning import audit, labels
+from signet.provisioning.inventory import DONE, Device, Inventory, find_all
+from signet.provisioning.labels import Label
 
 _PREFIX = "labels-"
 

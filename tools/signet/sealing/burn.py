@@ -19,9 +19,12 @@ from pathlib import Path
 
 import click
 
-from signet import efuse, files, sealed_flash
-from signet.efuse import BURNED, Target
-from signet.efuse_plan import (
+from signet import files
+from signet.errors import RefusedError, SignetError
+from signet.run import run_program
+from signet.sealing import efuse, sealed_flash
+from signet.sealing.efuse import BURNED, Target
+from signet.sealing.efuse_plan import (
     CHIPS,
     FLASH_KEY_LEN,
     Plan,
@@ -31,8 +34,6 @@ from signet.efuse_plan import (
     load_plan,
     make_plan,
 )  # fmt: skip
-from signet.errors import RefusedError, SignetError
-from signet.run import run_program
 
 _COMPARED = "flash key read back"
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -11,13 +11,14 @@ from pathlib import Path
 import click
 from cryptography import x509
 
-from signet import boards_csv, files, pki, ports, secure_cert
-from signet.batch import Job
+from signet import files, pki, secure_cert
 from signet.board_image import build_board_flash
-from signet.boards_csv import Board
 from signet.device import Credentials, Settings, Wifi
 from signet.errors import SignetError, refusals_about
-from signet.making import Task
+from signet.provisioning import boards_csv, ports
+from signet.provisioning.batch import Job
+from signet.provisioning.boards_csv import Board
+from signet.provisioning.making import Task
 
 FLASH_NAME = "flash.bin"
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
-from signet import batch, device, image, ports, sheets
-from signet.batch import Bench, Result
+from signet import device, image
 from signet.errors import EXIT_REFUSED
-from signet.inventory import Inventory, location
 from signet.options import FILE, INVENTORY, PKI, SOURCE
-from signet.progress import Progress, note
-from signet.request import Request
+from signet.provisioning import batch, ports, sheets
+from signet.provisioning.batch import Bench, Result
+from signet.provisioning.inventory import Inventory, location
+from signet.provisioning.progress import Progress, note
+from signet.provisioning.request import Request
 from trust.identity import PROFILES
 
 

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from signet import batch, files, flash, making, pki, secure_cert
-from signet.batch import Bench, Job, Result
+from signet import files, flash, pki, secure_cert
 from signet.errors import RefusedError, SignetError, refusals_about
-from signet.inventory import DONE, Device
-from signet.serial_port import Port
+from signet.provisioning import batch, making
+from signet.provisioning.batch import Bench, Job, Result
+from signet.provisioning.inventory import DONE, Device
+from signet.provisioning.serial_port import Port
 from trust.identity import RECORD
 
 Platform = Callable[[Path], bytes]  # the whole flash of a real board, from a device's flash file

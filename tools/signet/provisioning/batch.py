@@ -18,11 +18,20 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from signet import audit, device, identity, making, pki
+from signet import device, identity, pki
 from signet.device import Template
 from signet.errors import RefusedError, SignetError
-from signet.inventory import DONE, STARTED, Device, Inventory, find_all, now, owner_of_mac
-from signet.making import Task
+from signet.provisioning import audit, making
+from signet.provisioning.inventory import (
+    DONE,
+    STARTED,
+    Device,
+    Inventory,
+    find_all,
+    now,
+    owner_of_mac,
+)
+from signet.provisioning.making import Task
 
 _COMMIT_S = 1.0
 _SHOWN = 10

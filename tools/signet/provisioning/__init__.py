@@ -1,0 +1,1 @@
+"""Provisioning at the bench: many boards, the inventory, labels, serial ports."""
