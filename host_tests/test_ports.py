@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from host_tests.esp_images import make_micropython
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import device, files, flash, pki, run, secure_cert
+from signet import board_image, device, files, flash, pki, run, secure_cert
 from signet.provisioning import audit, batch, ports, serial_port
 from signet.provisioning.batch import Bench, Job
 from signet.provisioning.inventory import DONE, Device, Inventory, location
@@ -24,6 +25,7 @@ pytest_plugins = ["host_tests.tool_fixtures"]
 MAC = "24:0a:c4:00:00:01"
 MICROPYTHON = b"\xe9 bootloader and app of a MicroPython image" * 20
 IDENTITY = slice(0x310000, 0x312000)
+TABLE = slice(flash.TABLE_OFFSET, flash.TABLE_OFFSET + flash.TABLE_LEN)
 
 
 def platform(device_flash: Path) -> bytes:
@@ -90,6 +92,28 @@ def test_a_board_is_written_read_back_and_entered(station, chip):
     assert os.listdir(station.folder / "dev-0001") == []  # the key is on the board alone
     found = flash.Flash(chip.flash, station.bench.template.layout)
     assert found.read("slot_a").rstrip(b"\xff") == station.bench.template.image.rstrip(b"\xff")
+
+
+def test_the_command_makes_a_port_s_board_one_that_boots(signet, keys, signed_file, project, chip):
+    """With a whole MicroPython, as `board image` takes it apart."""
+    (signed_file.parent / "micropython.bin").write_bytes(make_micropython())
+    options = {
+        "--pki": keys, "--source": project, "--model": "signet-demo", "--hw": "A1",
+        "--broker": "localhost:8883", "--images": "localhost:8443", "--ntp": "localhost:123",
+        "--image": signed_file, "--inventory": "inventory.db", "--id": "dev-0001",
+        "--port": chip.name, "-o": "flash.bin",
+    }  # fmt: skip
+    command = ("device", "provision", *(word for pair in options.items() for word in pair))
+    without = signet(*command)
+    assert (without.returncode, chip.written) == (2, 0)
+    assert "a board on a port needs --micropython" in without.stderr
+    done = signet(*command, "--micropython", "micropython.bin")
+    assert (done.returncode, done.stderr) == (0, "")
+    board = board_image.check_board(flash.Flash(chip.flash, flash.read_table(chip.flash[TABLE])))
+    assert (board.id, board.version, board.slot) == ("dev-0001", "1.0.0", "a")
+    assert not (signed_file.parent / "flash.bin").exists()
+    assert "24:0a:c4:00:00:01" in signet("device", "list", "--inventory", "inventory.db",
+                                         "--pki", keys).stdout  # fmt: skip
 
 
 def test_boards_on_several_ports_at_once(station):

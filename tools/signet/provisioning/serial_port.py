@@ -91,8 +91,9 @@ class Port:
     def _run(self, *args: str | Path, failure: str = "") -> str:
         try:
             return run_program(
-                "esptool", "--chip", "auto", "--port", self.name, "--baud", str(self._baud), *args,
-                timeout_s=_TIMEOUT_S,
+                "esptool", "--chip", "auto", "--port", self.name, "--baud", str(self._baud),
+                # A board that started between two steps would change its flash.
+                "--after", "no-reset", *args, timeout_s=_TIMEOUT_S,
             )  # fmt: skip
         except ProgramError as error:
             raise ProgramError(f"{self.name}: {failure}{error}", error.hint) from error
