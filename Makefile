@@ -40,7 +40,7 @@ qemu: setup ## start the flash of a real board in an ESP32 emulator: FLASH=… [
 	$(BIN)/signet board emulate $(FLASH) --port $(or $(CONSOLE_PORT),5555)
 
 test: setup ## run all tests, under CPython and under MicroPython
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: lint types test ## what CI runs: lint, types and tests
 

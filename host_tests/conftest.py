@@ -12,7 +12,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 PURE = REPO / "host_tests/pure"
 TOOLCHAIN = REPO / ".toolchain/bin"
-VECTORS = REPO / "build/test-vectors.json"
+VECTORS = REPO / f"build/test-vectors-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.json"
 
 # Whoever is started by a shell in the background ignores it, and so would what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
