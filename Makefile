@@ -25,7 +25,7 @@ demo: setup ## show the main job: provision, connect, update, refuse, roll back;
 	  $(if $(BIND),--bind $(BIND))
 
 flash: setup ## write a device to an ESP32 and compare: PORT=… MICROPYTHON_BIN=… [DEVICE=folder]
-	$(_port)$(call need,MICROPYTHON_BIN,ESP32_GENERIC-OTA-….bin of micropython.org)
+	$(_port)$(call need,MICROPYTHON_BIN,a published ESP32_GENERIC-OTA-….bin)
 	@mkdir -p build && rm -f build/flash.bin
 	$(BIN)/signet board image --micropython $(MICROPYTHON_BIN) --device $(DEVICE)/flash.bin -o build/flash.bin
 	$(BIN)/signet board flash build/flash.bin --port $(PORT)

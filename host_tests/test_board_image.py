@@ -340,7 +340,6 @@ def test_a_refusal_names_the_file_and_what_to_take(build):
     assert done.returncode == 1
     assert done.stderr == (
         "signet: error: micropython.bin: an app alone, expected boot loader, partition table "
-        "and app\nsignet: hint: it takes ESP32_GENERIC-OTA-….bin, 1.25.0 or later, from "
-        "micropython.org\n"
+        "and app\nsignet: hint: it takes a published ESP32_GENERIC-OTA-….bin, 1.25.0 or later\n"
     )
     assert not path.exists()

@@ -22,7 +22,8 @@ from trust.identity import Identity
 REPO = Path(__file__).resolve().parent.parent
 DEMO_S = 240  # several times what it takes on an idle machine
 TRANSCRIPT = (REPO / "README.md").read_text().split("```console\n")[1].split("```")[0].splitlines()
-README_COMMANDS = [line for line in TRANSCRIPT if line.startswith("$ signet ")]
+BENCH = (REPO / "docs/provisioning.md").read_text().replace("\\\n", " ").splitlines()
+COMMANDS = sorted({line for line in (*TRANSCRIPT, *BENCH) if line.startswith("$ signet ")})
 README_CONSOLE = [
     re.sub(r"\d+ of \d+", "N of N", line) for line in TRANSCRIPT if line.startswith("signet: ")
 ]
@@ -99,8 +100,8 @@ def test_the_demo_holds(tmp_path):
         assert any(line.endswith(expected) for line in said), f"README: {expected!r}"
 
 
-@pytest.mark.parametrize("command", README_COMMANDS)
-def test_the_commands_in_the_readme_exist(command):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_in_the_documents_exist(command):
     words = shlex.split(command.removeprefix("$ signet "))
     done = subprocess.run(
         [sys.executable, "-m", "signet", *words[:2], "--help"], capture_output=True, text=True

@@ -18,7 +18,7 @@ from signet.flash import BOOT_LOADER_OFFSET, TABLE_LEN, TABLE_OFFSET, Partition
 
 MIN_VERSION = (1, 25, 0)
 _MIN_TEXT = ".".join(map(str, MIN_VERSION))
-_HINT = f"it takes ESP32_GENERIC-OTA-….bin, {_MIN_TEXT} or later, from micropython.org"
+_HINT = f"it takes a published ESP32_GENERIC-OTA-….bin, {_MIN_TEXT} or later"
 
 _HEADER = struct.Struct("<BBBBIB3xHBHH4xB")
 _MAGIC = 0xE9
