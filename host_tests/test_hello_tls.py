@@ -103,7 +103,7 @@ def make_flash(certificate: Path, ca: Path) -> Path:
     place = next(row for row in layout if row.label == "esp_secure_cert")
     key = certificate.with_suffix(".key")
     record = {"v": 1, "id": "dev-0001", "model": "m", "broker": "", "images": "", "ntp": ""}
-    record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 30}
+    record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 30, "profile": "dev"}
     content[place.offset : place.offset + place.size] = build_identity(
         certificate.read_bytes(), key.read_bytes(), ca.read_bytes(), record, place.size
     )

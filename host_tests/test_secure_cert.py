@@ -52,6 +52,7 @@ def test_the_identity_is_espressifs_byte_for_byte(keys, tmp_path, padding):
     chain, key = put_inputs(tmp_path, keys, device_id)
     record = {"v": 1, "id": device_id, "model": "m" * (padding + 1), "broker": "", "images": ""}
     record |= {"ntp": "", "release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1}
+    record["profile"] = "dev"
     (tmp_path / "record.json").write_bytes(json.dumps(record, separators=(",", ":")).encode())
     rows = io.StringIO()
     table = csv.DictWriter(rows, COLUMNS)
