@@ -47,8 +47,9 @@ def _mount_slot():
     )
     print("signet: slot %s verified: %s" % ("ab"[boot.running], boot.version))
     watchdog = machine.WDT(timeout=boot.record["watchdog_s"] * 1000)
-    # The default read size of 32 makes imports twice as slow.
-    vfs.mount(vfs.VfsLfs2(files, readsize=256, progsize=256), "/slot", readonly=True)
+    # The default read size of 32 makes imports twice as slow; littlefs takes three buffers of four
+    # times the size from the heap, where an agent that is connected has no room for larger ones.
+    vfs.mount(vfs.VfsLfs2(files, readsize=64, progsize=64), "/slot", readonly=True)
     return boot, watchdog
 
 

@@ -24,7 +24,7 @@ _DEBUG = const(False)
 _WEEK_MS = const(604800000)
 _TRIAL_S = const(300)
 _SETTLED_S = const(60)  # uptime after which a restart is no crash loop any more
-_COLLECT_AFTER = const(2048)  # bytes allocated, while a connection is made
+_COLLECT_AFTER = const(2048)  # bytes allocated, from the first connection on
 _OUTBOX = const(24)  # messages that wait while there is no session
 _LATEST = const(4)  # of them at QoS 0: old telemetry must not take the memory to connect with
 _ONLINE_LIMIT_S = const(180)  # how long the task may be silent: several timeouts in a row
@@ -64,6 +64,9 @@ class Agent:
     client_id: of the MQTT session; stable, and nobody else's.
     outbox: [(kind, message, QoS)] for up/<kind>; wake: set when there is something to do.
     restart_reason: set when the board is to restart as soon as all is reported.
+    on_trial: whether this version has not been confirmed yet.
+    state: what goes out on up/state, from before there is a session: what makes it is not
+    to take memory beside a connection.
     """
 
     def __init__(self, boot, watchdog):
@@ -76,6 +79,7 @@ class Agent:
 
         self.context, self.client_id = credentials.load(boot.identity)
         del credentials
+        self.on_trial = boot.state.on_trial(boot.running)
         unload()
         self.supervisor = Supervisor(watchdog)
         self.device = Device(boot.record, boot.version, self.post, self.supervisor)
@@ -94,6 +98,11 @@ class Agent:
         control.load_config(self.device)
         return report.report_boot(self)
 
+    def _describe(self):
+        from firmware import report
+
+        return report.state(self)
+
     async def _online(self, restarts):
         if store.exists(store.ORDER_PATH):
             # Before there is a session: an ESP32 has room for one TLS connection, and what
@@ -103,8 +112,10 @@ class Agent:
             await updater.run(self, restarts)
             del updater
             unload()
-        # Garbage must not lie between what stays now: once its first 64 KB of heap do not suffice,
-        # MicroPython takes more of the memory in which TLS and the network have theirs.
+        self.state = self._describe()
+        unload()
+        # Garbage must not lie between what stays now: once its first 56 KB of heap do not suffice,
+        # MicroPython takes as much again of the memory in which TLS and the network have theirs.
         gc.threshold(_COLLECT_AFTER)
         from firmware.session import Session
 
@@ -118,22 +129,25 @@ class Agent:
             uptime_s += _SETTLED_S
             if uptime_s == _SETTLED_S:
                 machine.RTC().memory(b"0 ")
-            if uptime_s == _TRIAL_S and self.boot.state.on_trial(self.boot.running):
+            if uptime_s == _TRIAL_S and self.on_trial:
                 raise TaskError("not confirmed within %d s" % _TRIAL_S)
             self.supervisor.beat("watch")
             self.wake.set()  # so that the session says that it is alive
 
     async def confirm(self):
         """To be called when the broker has acknowledged our state; True if that confirmed us."""
-        boot = self.boot
-        state = boot.state
-        if not state.on_trial(boot.running):
+        if not self.on_trial:
             return False
         await self.supervisor.check()  # the application, too, must be up
         self_test = getattr(app, "self_test", None)
         if self_test:
             await self_test(self.device)
+        boot = self.boot
+        state = boot.state
         state.confirm(boot.running, boot.counter)
+        self.on_trial = False
+        self.state["status"] = "confirmed"
+        self.state["floor"] = state.floor
         print("signet: %s confirmed" % boot.version)
         self.report("confirmed", version=boot.version)
         return True

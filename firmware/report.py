@@ -1,32 +1,28 @@
 """What the board says of itself: its state, and after a start why it restarted."""
 
-import json
-
 import machine
 
 from firmware import lock
-from firmware.clock import now
 from trust import TrustError
 
 
-def state(boot):
-    """The retained message on up/state, as JSON."""
+def state(agent):
+    """The retained message on up/state, but for the time."""
+    boot = agent.boot
     state = boot.state
-    report = {
+    return {
         "online": True,
         "id": boot.record["id"],
         "model": boot.record["model"],
         "version": boot.version,
         "slot": "ab"[boot.running],
-        "status": "trying" if state.on_trial(boot.running) else "confirmed",
+        "status": "trying" if agent.on_trial else "confirmed",
         "counter": boot.counter,
         "floor": state.floor,
         "order": state.order,
         "open": lock.read(),
         "cause": machine.reset_cause(),
-        "time": now(),
     }
-    return json.dumps(report)
 
 
 def report_boot(agent):

@@ -6,7 +6,6 @@ good order and the board restarts into the update.
 """
 
 import asyncio
-import gc
 import json
 
 from micropython import const
@@ -24,7 +23,6 @@ _HANDSHAKE_S = const(20)
 _TIMEOUT_S = const(60)  # to join the network, set the clock and shake hands; for an acknowledgement
 _MAX_PACKET = const(2304)  # an update order is the largest message
 _QUEUE = const(4)
-_COLLECT_AFTER = const(2048)  # bytes allocated, while a connection is made
 _PATIENCE = const(2)  # restarts in a row that are still taken for an accident
 
 
@@ -51,7 +49,6 @@ class Session:
     async def _open(self):
         from firmware import link
 
-        gc.threshold(_COLLECT_AFTER)
         agent = self._agent
         await link.setup(agent)
         del link
@@ -107,16 +104,12 @@ class Session:
                 await self._publish_state()
         finally:
             unload()
-            gc.threshold(-1)  # from here on, only when the heap is full
             self.fresh = False
 
     async def _publish_state(self):
-        from firmware import report
-
-        state = report.state(self._agent.boot)
-        del report
-        unload()
-        await self._client.publish(self._prefix + "up/state", state, 1, True)
+        state = self._agent.state
+        state["time"] = now()
+        await self._publish("state", state, 1, True)
 
     async def _publish(self, kind, message, qos, retain=False):
         payload = json.dumps(message).encode()
