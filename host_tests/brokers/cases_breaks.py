@@ -79,7 +79,8 @@ def resent_to_us(bench: Bench) -> None:
         assert payload == "second"
         bench.cut()
         wait_until_up_again(device)
-        assert device.heard("message") == 0
+        # At QoS 1 the cut may have come before its acknowledgement went out.
+        assert device.heard("message") <= (qos == 1)
         device.call("disconnect")
 
 
