@@ -275,7 +275,7 @@ def test_operations_are_counted_over_resets(tmp_path: Path) -> None:
 def test_a_kill_loses_nothing_that_was_written(tmp_path: Path) -> None:
     main = (
         "from esp32 import Partition\np = Partition('slot_a')\n"
-        "for n in range(1, 96): p.writeblocks(n, bytes([n]) * 4096); print('wrote', n)"
+        "for n in range(1, 96): p.writeblocks(n, bytes([n]) * 4096); print(f'wrote {n}')"
     )
     with make_board(tmp_path, main=main) as board:
         board.power_on()
