@@ -22,6 +22,7 @@ import json
 import os
 import struct
 import sys
+import time
 
 import micropython
 
@@ -328,6 +329,18 @@ class Puppet(Base):
         payload = payload.encode()
         for _ in range(count):
             await self.client.publish(topic, payload)
+
+    async def hold_up(self, pause_ms):
+        """Do something else so often that nothing comes at once after what it waited for."""
+        while True:
+            time.sleep_ms(pause_ms)
+            await asyncio.sleep_ms(0)
+
+    async def post_each(self, topic, payload, count):
+        """`count` messages, each as soon as the network may have room for it."""
+        for _ in range(count):
+            while not self.client.post(topic, payload):
+                await asyncio.sleep_ms(0)
 
     async def publish_numbers(self, topic, first, count, qos, window=1):
         """`count` messages "000000", "000001", … of which `window` are on their way at once."""

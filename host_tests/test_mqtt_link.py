@@ -189,6 +189,28 @@ def test_post_never_waits(false_broker, puppet):
     assert link.expect(PUBLISH).payload == b"x"
 
 
+def test_message_comes_the_moment_that_there_is_room(false_broker, puppet):
+    """The task that waits for the network has not run yet, and has one more to wait for."""
+    false_broker.shrink()
+    client = puppet(false_broker.where)
+    link = connected(client, false_broker)
+    client.start("hold_up", 2)
+    number = client.start("post_each", "a", "x" * 3000, 200)
+    for _ in range(200):
+        assert link.expect(PUBLISH).payload == b"x" * 3000
+    client.result(number)
+
+
+def test_connect_that_the_network_takes_in_pieces(either_false_broker, puppet, version):
+    either_false_broker.shrink()
+    will = ["a", "x" * 30_000, 1, False]
+    client = puppet(either_false_broker.where, version, heap="256wK", will=will)
+    link = connected(client, either_false_broker)
+    number = client.start("publish", "a", "x", 1)
+    link.send(either_false_broker.wire.ack(4, link.expect(PUBLISH).packet_id))
+    client.result(number)
+
+
 def test_message_waits_for_the_network(false_broker, puppet):
     """QoS 1 and 2 keep their order behind a packet that the network has not taken."""
     false_broker.shrink()

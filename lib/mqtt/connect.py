@@ -20,8 +20,10 @@ async def connect(client):
         link = Link(protocol.decode, client._buffer, options[6], timeout_s, client._pump)
         try:
             link.stream = await within(link.timeout_s, open_stream(), "no connection")
+            link.running = True  # this task is the one that waits for the network
             link.write(protocol.encode_connect(*options))
             await link.flush()
+            link.running = False
             packet = await within(link.timeout_s, link.receive(), "no CONNACK")
             if packet[1] != _CONNACK:
                 raise MQTTProtocolError("packet type %d, expected CONNACK" % packet[1])

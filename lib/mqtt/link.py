@@ -148,7 +148,7 @@ class Link:
     async def flush(self):
         """Wait until the network has taken all; a peer that stops reading must not hold us."""
         writer = self.stream[1]
-        if writer.out_buf:
+        while writer.out_buf:  # again: others write as soon as it is empty, before this task runs
             await within(self.timeout_s, writer.drain(), "packet not taken")
         self._room.set()
 
