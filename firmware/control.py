@@ -10,7 +10,7 @@ from micropython import const
 
 from firmware import store
 
-_CONFIG_PATH = "/config.json"
+_CONFIG_PATH = const("/config.json")
 _CONFIG_LIMIT = const(1024)
 
 

@@ -9,7 +9,7 @@ from micropython import const
 from firmware import sntp, store
 from firmware.clock import host_port
 
-_PATH = "/settings.json"
+_PATH = const("/settings.json")
 _LIMIT = const(1024)
 _TIMEOUT_S = const(30)
 

@@ -17,7 +17,7 @@ from host_tests.board_helpers import run_board, said
 
 SHIMS = Path(__file__).resolve().parents[1] / "tools/virtual_board"
 STUBS = Path(sys.prefix) / "typings"
-MODULES = ("esp", "esp32", "machine", "network", "time")
+MODULES = ("esp32", "machine", "network", "time")
 # What makes the shims work: the firmware cannot import it.
 INSIDE = {"chip", "inisetup", "ota", "power_on", "scripts", "start", "uart", "watch"}
 REPO = SHIMS.parents[1]
@@ -171,7 +171,6 @@ def test_shim_offers_nothing_that_the_port_has_not(name: str) -> None:
         ("network", ", **kwargs", "", "network.WLAN.config: any_keyword is False"),
         ("time", "localtime = gmtime", "localtime = 0", "time.localtime: 0, the port has Shape"),
         ("time", "sleep_ms,", "sleep_ms,\n    clock,", "time.clock: the port has no such name"),
-        ("esp", "LOG_NONE", "LOG_OFF", "esp.LOG_OFF: the port has no such name"),
     ],
 )
 def test_a_departure_is_found(tmp_path: Path, name: str, old: str, new: str, fault: str) -> None:
@@ -194,7 +193,7 @@ def test_names_of_the_running_shims(tmp_path: Path) -> None:
     main = (
         "import json, sys\n"
         "def names(thing): return [n for n in dir(thing) if not n.startswith('_')]\n"
-        "for name in ('esp', 'esp32', 'machine', 'network', 'time'):\n"
+        "for name in ('esp32', 'machine', 'network', 'time'):\n"
         " module = sys.modules[name]\n"
         " for n in names(module): print(json.dumps([name + '.' + n, str(getattr(module, n))]))\n"
         " for n in names(module):\n"

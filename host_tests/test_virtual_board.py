@@ -37,7 +37,7 @@ def test_scripts_find_what_they_find_on_the_chip(tmp_path: Path) -> None:
     assert said(board)[:-4] == [
         "['', '.frozen', '/lib'] []",
         "['__file__', '__name__', 'sys'] __main__",
-        "['esp', 'esp32', 'machine', 'network', 'time']",
+        "['esp32', 'machine', 'network', 'time']",
         "['boot.py', 'main.py'] /",
         "True",
         "seen by main main.py",

@@ -15,7 +15,7 @@ from .full import Publish
 _PUBACK = const(4)
 _PUBREC = const(5)
 _PUBCOMP = const(7)
-_TEMPORARY = "new"
+_TEMPORARY = const("new")
 
 
 class MQTTStoreError(MQTTError):

@@ -38,7 +38,7 @@ _UNSUBACK = const(11)
 _DISCONNECT = const(14)
 
 # Who may have a property, by packet type; 0 is the will, and a PUBLISH is the server's.
-_OWNERS = b"\x02\x01\x10\x20\x40\x40\x40\x40\x08\x40\x00\x40\x00\x00\x80"
+_OWNERS = const(b"\x02\x01\x10\x20\x40\x40\x40\x40\x08\x40\x00\x40\x00\x00\x80")
 _OUR_PUBLISH = const(0x04)
 
 # Table 2-4: identifier, form and owners, in one string, as names of their own would cost heap.  The
@@ -55,8 +55,8 @@ _PROPERTIES = (
     " 28110 wildcard_subscription_available 29110 subscription_identifier_available"
     " 2a110 shared_subscription_available "
 )
-_NOT_ZERO = b"\x0b\x21\x23\x27"
-_REPEATED = b"\x0b\x26"
+_NOT_ZERO = const(b"\x0b\x21\x23\x27")
+_REPEATED = const(b"\x0b\x26")
 _KEPT = const(16)  # of a repeated property; the rest is checked and left out
 
 # The reason codes that a server may send, section 2.4, by packet type.

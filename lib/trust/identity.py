@@ -34,7 +34,9 @@ _BLOCK_LEN = const(4096)
 _HEADER_LEN = const(12)
 _MAX_ENTRIES = const(32)
 _MAX_CHAIN = const(4)
-_FIELDS = ("id", "model", "profile", "broker", "images", "ntp", "release", "fleet", "watchdog_s")
+_FIELDS = const(
+    ("id", "model", "profile", "broker", "images", "ntp", "release", "fleet", "watchdog_s")
+)
 
 
 class IdentityError(TrustError):

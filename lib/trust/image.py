@@ -25,10 +25,10 @@ except ImportError:  # CPython
 BLOCK_LEN = const(4096)
 DESCRIPTOR_LEN = const(96)
 
-_MAGIC = b"SGNTSLOT"
+_MAGIC = const(b"SGNTSLOT")
 _FORMAT = const(1)
 _LAST_PROFILE = const(2)
-_STRUCT = "<8sHHIIIQ32s32s"
+_STRUCT = const("<8sHHIIIQ32s32s")
 
 
 class ImageError(TrustError):

@@ -33,8 +33,8 @@ BAD = const(4)  # spent its tries or failed verification on trial
 NAMES = ("empty", "staged", "trying", "confirmed", "bad")
 TRIES = const(3)  # boots that a staged slot gets to confirm itself
 
-_MAGIC = b"SGBS"
-_STRUCT = "<4sIBBBBB3xIII"
+_MAGIC = const(b"SGBS")
+_STRUCT = const("<4sIBBBBB3xIII")
 _LEN = const(28)
 _PROGRAM_LEN = const(32)  # a multiple of what flash encryption can write
 

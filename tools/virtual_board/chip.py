@@ -19,8 +19,9 @@ import utime  # the host's clock: `time` is a shim
 import vfs
 from micropython import const
 
-RESET = 64
-DEEPSLEEP = 65
+# What the process ends with; names that `machine` has too, as each costs heap.
+HARD_RESET = 64
+DEEPSLEEP_RESET = 65
 REPL = 67
 SOFT_RESET = 68
 
@@ -37,8 +38,8 @@ _RTC_MEMORY = const(20)
 
 _libc = ffi.open(None)
 stop = _libc.func("v", "_exit", "i")  # the process ends with this exit code
-_setitimer = _libc.func("i", "setitimer", "iPP")
-_getitimer = _libc.func("i", "getitimer", "iP")
+setitimer = _libc.func("i", "setitimer", "iPP")
+getitimer = _libc.func("i", "getitimer", "iP")
 _timer = bytearray(32)  # struct itimerval: interval and value, each seconds and microseconds
 _tools = vfs.VfsPosix(__file__.rsplit("/", 2)[0])  # mountable after "/" is unmounted
 _scratch = bytearray(256)
@@ -56,7 +57,7 @@ watch = None  # module watch, if the host watches
 
 def leave(code):
     """Stop; a watchdog that is armed stays armed, so the host goes on waiting for it."""
-    _getitimer(0, _timer)
+    getitimer(0, _timer)
     _, _, seconds, microseconds = struct.unpack("llll", _timer)
     write_rtc(_RTC_WATCHDOG, "<I", seconds * 1000 + (microseconds + 999) // 1000)
     stop(code)
@@ -145,7 +146,7 @@ def write_memory(data):
 def sleep(time_ms):
     """Deep sleep; 0xFFFFFFFF: until the power is cycled."""
     write_rtc(_RTC_SLEEP, "<I", time_ms)
-    stop(DEEPSLEEP)
+    stop(DEEPSLEEP_RESET)
 
 
 def write_rtc(offset, form, value):
@@ -156,7 +157,7 @@ def write_rtc(offset, form, value):
 def arm_watchdog(timeout_ms):
     """(Re)start the timer that ends the process; nothing stops it."""
     struct.pack_into("llll", _timer, 0, 0, 0, timeout_ms // 1000, timeout_ms % 1000 * 1000)
-    _setitimer(0, _timer, None)
+    setitimer(0, _timer, None)
 
 
 def link_up():

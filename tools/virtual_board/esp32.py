@@ -122,22 +122,19 @@ class Partition:
     def ioctl(self, op, arg):
         _uart.hold()
         try:
-            return self._ioctl(op, arg)
+            if 1 <= op <= 3:
+                return 0
+            if op == 4:
+                return self._entry[3] // self._block_size
+            if op == 5:
+                return self._block_size
+            if op == 6:
+                if self._block_size != _SECTOR:
+                    return -22
+                self._erase(arg * _SECTOR, _SECTOR)
+                return 0
         finally:
             _uart.release()
-
-    def _ioctl(self, op, arg):
-        if 1 <= op <= 3:
-            return 0
-        if op == 4:
-            return self._entry[3] // self._block_size
-        if op == 5:
-            return self._block_size
-        if op == 6:
-            if self._block_size != _SECTOR:
-                return -22
-            self._erase(arg * _SECTOR, _SECTOR)
-            return 0
 
     def set_boot(self):
         _ota("set_boot", self._entry)
@@ -163,7 +160,7 @@ class Partition:
             _check(0x10D, "ESP_ERR_NOT_ALLOWED")
         if self._entry[2] == _chip.app:  # CONFIG_SPI_FLASH_DANGEROUS_WRITE_ABORTS, the default
             print("abort() was called: write to the running app")
-            _chip.stop(_chip.RESET)
+            _chip.stop(_chip.HARD_RESET)
 
     def _erase(self, offset, length):
         self._check_writable()

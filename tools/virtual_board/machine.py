@@ -18,7 +18,7 @@ del const  # the chip's module has none
 
 
 def reset():
-    _chip.stop(_chip.RESET)
+    _chip.stop(_chip.HARD_RESET)
 
 
 def soft_reset():

@@ -22,8 +22,7 @@ import sys
 import time
 
 import chip
-import esp  # noqa: F401 - the shims must be in sys.modules before the host's files go
-import esp32
+import esp32  # the shims must be in sys.modules before the host's files go
 import ffi
 import machine  # noqa: F401
 import network  # noqa: F401
@@ -71,10 +70,10 @@ def run():
 def _die_with_the_host():
     """Let no board live on when the program that runs it is killed."""
     try:
-        prctl = ffi.open(None).func("i", "prctl", "iLLLL")
+        prctl = ffi.open(None).func("i", b"prctl", "iP")
     except OSError:  # not Linux
         return
-    prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_PDEATHSIG, _SIGKILL)
 
 
 def _watch(settings):

@@ -8,6 +8,9 @@ the allocator too: it never runs, and only its presence tells what `micropython.
 
 What is C on the chip and Python here is put between `hold` and `release`: no exception comes up in
 it. Neither these two nor the handler may branch while one is pending, for then it would.
+
+Names take heap, which the chip's own would not: so libc's functions have names that the interpreter
+has anyway, those called once are asked for in bytes, and all of them take words (`P`).
 """
 
 import sys
@@ -35,41 +38,40 @@ _STATE_WORDS = const(128)
 _PENDING_WORD = const(4)  # behind dict_locals, dict_globals, nlr_top, nlr_jump_callback_top
 
 _libc = ffi.open(None)
-_read = _libc.func("l", "read", "ipL")
-_write = _libc.func("l", "write", "ipL")
-_ioctl = _libc.func("i", "ioctl", "iLp")
-_sigaction = _libc.func("i", "sigaction", "iPP")
-_sigprocmask = _libc.func("i", "sigprocmask", "iPP")
-_timer_settime = _libc.func("i", "timer_settime", "liPP")
+read = _libc.func("i", "read", "iPP")
+write = _libc.func("i", "write", "iPP")
+ioctl = _libc.func("i", "ioctl", "iPP")
+sigaction = _libc.func("i", "sigaction", "iPP")
+sigprocmask = _libc.func("i", "sigprocmask", "iPP")
+timer_settime = _libc.func("i", "timer_settime", "PiPP")
 _byte = bytearray(1)
 _count = array("i", (0,))
 _action = array("l", bytes(152))  # struct sigaction: handler, then mask and flags
 _mask = array("l", bytes(128))  # sigset_t
 _exception = KeyboardInterrupt()
 _held = 0
-_timer = array("l", (0,))
-_again = array("l", (0, 0, 0, 50_000_000))  # struct itimerspec: once, in nanoseconds
+_timer = array("l", (0, 0, 0, 50_000_000, 0))  # struct itimerspec: once, in ns; then the timer's id
 _line = _stdin = 0  # file descriptors: of the pty, and of the pipe that is the ring buffer
 # Loading a whole word may allocate; half of an address tells whether there is one.
-_WORD = {"whole": uctypes.UINT64, "half": uctypes.UINT32}
-_traceback = uctypes.struct(id(_exception) + 16, _WORD)  # mp_obj_exception_t
+_word = {"whole": uctypes.UINT64, "half": uctypes.UINT32}
+_traceback = uctypes.struct(id(_exception) + 16, _word)  # mp_obj_exception_t
 
 
-def _receive(_signal):
+def _handler(_):
     held = _pending.half
     _pending.whole = 0
     error = _errno.half
-    _sigaction(_SIGINT, None, _action)
-    while _read(_line, _byte, 1) == 1:
+    sigaction(_SIGINT, None, _action)
+    while read(_line, _byte, 1) == 1:
         if _byte[0] == _CTRL_C and _action[0]:
             held = True
             _traceback.whole = 0
         else:
-            _ioctl(0, _FIONREAD, _count)
+            ioctl(0, _FIONREAD, _count)
             if _count[0] < _BUFFER_LEN:
-                _write(_stdin, _byte, 1)
+                write(_stdin, _byte, 1)
     if held:  # a system call that began since does not end for it: waits look again on the chip
-        _timer_settime(_timer[0], 0, _again, None)
+        timer_settime(_timer[4], 0, _timer, None)
     _errno.half = error
     if held:
         _pending.whole = id(_exception)
@@ -78,7 +80,7 @@ def _receive(_signal):
 def hold():
     """Let nothing interrupt, until `release`."""
     global _held
-    _sigprocmask(_SIG_BLOCK, _mask, None)
+    sigprocmask(_SIG_BLOCK, _mask, None)
     _held = _pending.half
     _pending.whole = 0
 
@@ -86,7 +88,7 @@ def hold():
 def release():
     if _held:
         _pending.whole = id(_exception)
-    _sigprocmask(_SIG_UNBLOCK, _mask, None)
+    sigprocmask(_SIG_UNBLOCK, _mask, None)
 
 
 def forget():
@@ -98,29 +100,31 @@ def start():
     """Listen, with Ctrl-C off as in _boot.py. What came before, while the chip started, is lost."""
     global _line, _stdin
     kbd_intr(-1)
-    _libc.func("i", "tcflush", "ii")(0, _TCIFLUSH)
+    call = _libc.func
+    call("i", b"tcflush", "iP")(0, _TCIFLUSH)
     flags = _O_NOCTTY | _O_NONBLOCK
-    _line = _libc.func("i", "open", "si")("/proc/self/fd/0", flags)
+    _line = call("i", b"open", "PiPP")("/proc/self/fd/0", flags, None, None)
     pipe = array("i", (0, 0))
-    _libc.func("i", "pipe", "p")(pipe)
-    _libc.func("i", "dup2", "ii")(pipe[0], 0)
+    call("i", b"pipe", "P")(pipe)
+    call("i", b"dup2", "iP")(pipe[0], 0)
     _stdin = pipe[1]
     _mask[0] = 1 << _SIGIO - 1
     _action[0] = _handler.cfun()
-    _sigaction(_SIGIO, _action, None)
+    sigaction(_SIGIO, _action, None)
     event = array("i", [0, 0, _SIGIO] + [0] * 13)  # struct sigevent: raise the signal
-    _libc.func("i", "timer_create", "iPP")(_CLOCK_MONOTONIC, event, _timer)
-    fcntl = _libc.func("i", "fcntl", "iil")
-    fcntl(_line, _F_SETOWN, _libc.func("i", "getpid", "")())
+    call("i", b"timer_create", "iPP")(_CLOCK_MONOTONIC, event, uctypes.addressof(_timer) + 32)
+    fcntl = call("i", b"fcntl", "iPP")
+    fcntl(_line, _F_SETOWN, call("i", b"getpid", "")())
     fcntl(_line, _F_SETFL, flags | _O_ASYNC)
 
 
-def _find_pending(here):
+def _find():
     """Address of mp_pending_exception in the VM's state (py/mpstate.h).
 
-    here: dictionary of the module that is being imported, so the state holds it twice, as locals
-    and as globals. The dictionary sys.modules is a part of the state, not far behind them.
+    While this module is imported, the state holds its dictionary twice, as locals and as globals.
+    The dictionary sys.modules is a part of the state, not far behind them.
     """
+    here = id(globals())
     start = id(sys.modules) - 8 * _STATE_WORDS
     words = uctypes.struct(start, {"all": (uctypes.ARRAY | 0, uctypes.UINT64 | _STATE_WORDS)}).all
     for n in range(_STATE_WORDS - _PENDING_WORD):
@@ -129,7 +133,7 @@ def _find_pending(here):
     raise RuntimeError("virtual board: an interpreter of another make")
 
 
-_pending = uctypes.struct(_find_pending(id(globals())), _WORD)
-_errno = uctypes.struct(_libc.func("P", "__errno_location", "")(), _WORD)
-_handler = ffi.callback("v", _receive, "i", lock=True)
-del _find_pending, const
+_pending = uctypes.struct(_find(), _word)
+_errno = uctypes.struct(_libc.func("P", "__errno_location", "")(), _word)
+_handler = ffi.callback("v", _handler, "i", lock=True)
+del _find, const
