@@ -86,7 +86,7 @@ class Install:
 
     def save(self):
         """Write down how far it has come."""
-        self._files.save(DONE_PATH, b"%d %d" % (self._order["number"], self.done))
+        self._files.note(DONE_PATH, b"%d %d" % (self._order["number"], self.done))
 
     def finish(self):
         """Verify the slot from flash and stage it; TrustError if it is not the ordered image."""

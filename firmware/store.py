@@ -38,6 +38,15 @@ def save(path, *parts):
     os.rename(temporary, path)
 
 
+def note(path, content):
+    """Write bytes where nothing, or what was there before, would do as well: half the work.
+
+    littlefs keeps what was there until the file is closed; a new file is empty until then.
+    """
+    with open(path, "wb") as file:
+        file.write(content)
+
+
 def remove(path):
     try:
         os.remove(path)

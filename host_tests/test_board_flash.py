@@ -1,6 +1,7 @@
 """The flash of a virtual board: partitions, platform updates, and power cuts at every operation."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -314,3 +315,22 @@ def test_every_power_cut_of_a_scenario(tmp_path: Path) -> None:
     assert len(values) == 2
     assert numbers == [number for number in range(1, max(numbers) + 1) for _ in range(3)]
     assert (source.folder / "flash.bin").read_bytes() == before
+
+
+def test_a_file_written_in_place_is_what_it_was_or_what_it_is(tmp_path: Path) -> None:
+    """What firmware/store.py's `note` counts on: littlefs empties no file that it is to replace."""
+    main = (
+        "try: print('found', open('value').read()[:3])\n"
+        "except OSError: print('found none')\n"
+        "for value in ('new', 'old', 'end'):\n"
+        " with open('value', 'w') as f: f.write(value * 30)\n"
+    )
+    source = make_board(tmp_path / "source", main=main)
+    found: list[str] = []
+    for _, _, board in power_cuts(source, tmp_path / "work", lambda b: False, torn=(0, 5, 9999)):
+        with board:
+            board.power_on()
+            board.wait_until_stopped()
+            found += said(board)
+    values = [value for value, _ in itertools.groupby(line.rstrip() for line in found)]
+    assert values == ["found none", "found", "found new", "found old", "found end"]

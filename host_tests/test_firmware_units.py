@@ -147,6 +147,9 @@ def test_store_round_trip(load: Load, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
     store.save(path, b"")
     assert store.load(path, 0) == b""
+    for content in (b"one", b"0"):
+        store.note(path, content)
+        assert store.load(path, 3) == content
     store.remove(path)
     store.remove(path)
     assert os.listdir(tmp_path) == []

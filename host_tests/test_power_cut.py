@@ -321,7 +321,7 @@ def halves(step: Step, chance: random.Random) -> Iterator[Content]:
     """What there may be if the power goes during an operation; first, if it had not begun."""
     yield step.content
     if step.operation not in ("erase", "program"):
-        return  # littlefs renames and removes at once or not at all
+        return  # littlefs creates, renames and removes at once or not at all
     kept = step.content[step.part].get(step.block)
     old = unpacked(kept)
     noise = chance.randbytes(SECTOR)

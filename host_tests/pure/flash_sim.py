@@ -164,9 +164,15 @@ class FileSim:
 
     def save(self, path, *parts):
         data = b"".join([bytes(part) for part in parts])
-        # The temporary file is never read again: only the rename counts.
+        # A temporary file is never read again: only the rename counts, or that a file is closed.
         self._happens("rename", path, data)
         self.content[path] = data
+
+    def note(self, path, content):
+        if path not in self.content:
+            self._happens("create", path, b"")
+            self.content[path] = b""
+        self.save(path, content)
 
     def remove(self, path):
         if path in self.content:
