@@ -65,8 +65,9 @@ class Agent:
     outbox: [(kind, message, QoS)] for up/<kind>; wake: set when there is something to do.
     restart_reason: set when the board is to restart as soon as all is reported.
     on_trial: whether this version has not been confirmed yet.
-    state: what goes out on up/state, from before there is a session: what makes it is not
-    to take memory beside a connection.
+    order: number of the order that was accepted last.
+    state: what goes out on up/state, but for its last fields; made before there is a session, as
+    what makes it is not to take memory beside a connection.
     """
 
     def __init__(self, boot, watchdog):
@@ -79,7 +80,10 @@ class Agent:
 
         self.context, self.client_id = credentials.load(boot.identity)
         del credentials
-        self.on_trial = boot.state.on_trial(boot.running)
+        state = boot.state
+        self.on_trial = state.on_trial(boot.running)
+        self.order = state.order
+        del state
         unload()
         self.supervisor = Supervisor(watchdog)
         self.device = Device(boot.record, boot.version, self.post, self.supervisor)
@@ -96,12 +100,9 @@ class Agent:
         from firmware import control, report
 
         control.load_config(self.device)
-        return report.report_boot(self)
-
-    def _describe(self):
-        from firmware import report
-
-        return report.state(self)
+        restarts = report.report_boot(self)
+        self.state = report.state(self)
+        return restarts
 
     async def _online(self, restarts):
         if store.exists(store.ORDER_PATH):
@@ -112,8 +113,6 @@ class Agent:
             await updater.run(self, restarts)
             del updater
             unload()
-        self.state = self._describe()
-        unload()
         # Garbage must not lie between what stays now: once its first 56 KB of heap do not suffice,
         # MicroPython takes as much again of the memory in which TLS and the network have theirs.
         gc.threshold(_COLLECT_AFTER)
@@ -145,9 +144,12 @@ class Agent:
         boot = self.boot
         state = boot.state
         state.confirm(boot.running, boot.counter)
+        floor = state.floor
+        del state
+        unload()  # before anything is made that stays: it would hold on to more of the heap
         self.on_trial = False
         self.state["status"] = "confirmed"
-        self.state["floor"] = state.floor
+        self.state["floor"] = floor
         print("signet: %s confirmed" % boot.version)
         self.report("confirmed", version=boot.version)
         return True
@@ -165,7 +167,7 @@ class Agent:
     def report(self, result, **details):
         """Queue an event about the update that was ordered last."""
         details["result"] = result
-        details["order"] = self.boot.state.order
+        details["order"] = self.order
         self.device.event("update", **details)
 
     def beat(self, ahead_s=0):

@@ -184,5 +184,6 @@ def take(wire, agent, files, now):
         agent.report("refused", reason=str(error))
         return None
     if order:
+        agent.order = order["number"]
         agent.report("accepted", version=order["version"])
     return order

@@ -7,9 +7,8 @@ from trust import TrustError
 
 
 def state(agent):
-    """The retained message on up/state, but for the time."""
+    """The retained message on up/state, but for what the session adds."""
     boot = agent.boot
-    state = boot.state
     return {
         "online": True,
         "id": boot.record["id"],
@@ -18,8 +17,7 @@ def state(agent):
         "slot": "ab"[boot.running],
         "status": "trying" if agent.on_trial else "confirmed",
         "counter": boot.counter,
-        "floor": state.floor,
-        "order": state.order,
+        "floor": boot.state.floor,
         "open": lock.read(),
         "cause": machine.reset_cause(),
     }
@@ -37,7 +35,7 @@ def report_boot(agent):
     if boot.record["profile"] and found != []:
         # Whoever holds the board in his hands can read and change it.
         agent.device.event("security", reason="not locked: " + ", ".join(found or ["unknown chip"]))
-    if boot.state.on_trial(boot.running):
+    if agent.on_trial:
         agent.report("trying", version=boot.version)
     for slot, on_trial, why in boot.refused:
         if on_trial:

@@ -108,6 +108,7 @@ class Session:
 
     async def _publish_state(self):
         state = self._agent.state
+        state["order"] = self._agent.order
         state["time"] = now()
         await self._publish("state", state, 1, True)
 

@@ -37,6 +37,7 @@ async def run(agent, restarts):
         order = orders.resume(agent.boot, store, now())
         unload()
         if order:
+            agent.order = order["number"]
             await _carry_out(order, agent)
             return
     except (TrustError, ServerError) as error:

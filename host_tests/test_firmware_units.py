@@ -672,12 +672,11 @@ class Agent:
     """What `report` asks of the agent; posted: the events."""
 
     def __init__(self, refused: list[Any], on_trial: bool = False):
-        state = SimpleNamespace(on_trial=lambda slot: on_trial and slot == 1)
+        self.on_trial = on_trial
         self.boot = SimpleNamespace(
             record={"profile": 1},
             refused=refused,
             slots=(Unreadable(), Unreadable()),
-            state=state,
             running=1,
             version="1.1.0",
         )

@@ -333,13 +333,15 @@ def test_close_while_connecting(false_broker, puppet):
     client.call("close")
     assert link.is_ended()
     client.call("begin")
-    false_broker.welcome().close()
+    link = false_broker.welcome()
     client.wait_until_up()
-    client.call("close")  # it may be in a pause, or connecting
+    # MicroPython's open_connection leaves a socket open if it is cancelled: let it come to none.
+    false_broker.stop_listening()
+    link.close()
+    client.call("close")  # up, or in a pause
     time.sleep(0.1)
     assert client.state()["files"] == before["files"]
-    while not false_broker.is_left_alone(0.1):
-        pass
+    false_broker.listen_again(false_broker.where["port"])
     client.news("change")
     connected(client, false_broker)
 
