@@ -19,7 +19,9 @@ def run():
     if rtc.memory() == b"console":  # firmware/service.py has accepted a token
         rtc.memory(b"0 console was open")  # before it opens: the next reset shuts it again
         return True
+    global _mount_slot
     boot, watchdog = _mount_slot()
+    _mount_slot = None  # on a stock build its code is in the heap, which the agent needs
     # No "" and no "/lib": what a slot imports comes out of the slot, or of stage 1's own package.
     sys.path[:] = ("/slot", "/slot/lib", ".frozen")
     from firmware.ondemand import unload

@@ -97,7 +97,9 @@ class Agent:
         await self.supervisor.run()
 
     def _look_back(self):
-        from firmware import control, report
+        # The last two for their names only, which stay in memory: beside a connection these would
+        # come to lie in a second segment of heap, and keep it from the network for good.
+        from firmware import control, orders, report, service  # noqa: F401
 
         control.load_config(self.device)
         restarts = report.report_boot(self)

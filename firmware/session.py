@@ -125,31 +125,33 @@ class Session:
             if _DEBUG:
                 print("signet: debug: %s, %d bytes" % (kind, len(message.payload)))
             try:
-                await self._on_message(kind, message.payload)
+                await self._on_message(kind, message)
             except MemoryError:
                 raise  # after a restart there is room for it, and it comes again
             except Exception as error:  # the operator's to mend; it must not come again and again
                 self._agent.device.event("error", reason="%s: %s" % (kind, error))
+            # It may be large, the next one may not come for long, and frames keep references.
+            message.payload = None
             unload()
 
-    async def _on_message(self, kind, payload):
+    async def _on_message(self, kind, message):
         agent = self._agent
         if kind == "down/order":
             from firmware import orders
 
-            order = orders.take(payload, agent, store, now())
+            order = orders.take(message.payload, agent, store, now())
             if order:
                 agent.restart_reason = "restart to install %s" % order["version"]
                 agent.wake.set()  # `run` sends after us, so this message is acknowledged first
         elif kind == "down/console":
             from firmware import service
 
-            await service.take(payload, agent, now(), self._publish)
+            await service.take(message.payload, agent, now(), self._publish)
         elif kind == "down/config":
             from firmware import control
 
-            control.configure(agent.device, payload)
+            control.configure(agent.device, message.payload)
         elif kind == "down/command":
             from firmware import control
 
-            await control.command(agent.device, payload)
+            await control.command(agent.device, message.payload)

@@ -231,27 +231,9 @@ class Client:
         return session
 
     def _begin(self, link, session):
-        """What was on its way goes again, in the same order; sections 4.4 and 4.6."""
-        for message in self._backlog[:]:
-            if not session:  # it is new, and so are its packet ids
-                message.packet_id = 0
-            elif message.qos and not (self._taken and message is self._backlog[0]):
-                self._backlog.remove(message)  # it comes again
-                self._waiting -= message.size
-        for request in self._requests[:]:
-            self._repeat(request, session)
-        if not session:
-            waiting = [each.wanted[0] for each in self._requests if each.wanted]
-            for name, details in self._wanted.items():
-                if name not in waiting:
-                    self._subscribe(_SUBACK, self.protocol.encode_subscribe, name, *details)
-                    self._requests.insert(0, self._requests.pop())  # before what it may answer
-        self._link = link
-        link.quota = self.protocol.receive_maximum
-        self.error = None
-        link.run(self._watch(link))
-        link.wake()
-        self._note()
+        from .connect import begin
+
+        begin(self, link, session)
 
     def _repeat(self, request, session):
         packet = request.packet

@@ -6,6 +6,7 @@ from .codec import MQTTProtocolError
 from .link import Link, within
 
 _CONNACK = const(2)
+_SUBACK = const(9)
 
 
 async def connect(client):
@@ -39,3 +40,28 @@ async def connect(client):
         else:
             return link, session
     raise client.error
+
+
+def begin(client, link, session):
+    """Make it the client's link; what was on its way goes again, in order; sections 4.4 and 4.6."""
+    for message in client._backlog[:]:
+        if not session:  # it is new, and so are its packet ids
+            message.packet_id = 0
+        elif message.qos and not (client._taken and message is client._backlog[0]):
+            client._backlog.remove(message)  # it comes again
+            client._waiting -= message.size
+    requests = client._requests
+    for request in requests[:]:
+        client._repeat(request, session)
+    if not session:
+        waiting = [each.wanted[0] for each in requests if each.wanted]
+        for name, details in client._wanted.items():
+            if name not in waiting:
+                client._subscribe(_SUBACK, client.protocol.encode_subscribe, name, *details)
+                requests.insert(0, requests.pop())  # before what it may answer
+    client._link = link
+    link.quota = client.protocol.receive_maximum
+    client.error = None
+    link.run(client._watch(link))
+    link.wake()
+    client._note()
