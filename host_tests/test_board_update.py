@@ -451,6 +451,26 @@ def test_an_application_without_a_self_test_is_confirmed(world):
     assert world.command("identify")["result"] == "small"
 
 
+def test_a_message_leaves_no_memory_taken(world):
+    """Also before the next one comes, which may be long."""
+    world.board.power_off()
+    mark = len(world.operator.messages)
+    world.board.power_on(record_heap=True)
+    world.wait_for_state(mark, status="confirmed")
+
+    def refuse(length: int) -> int:
+        world.wait_for_update("refused", world.send(bytes(length)))
+        return min(world.board.measure_heap() for _ in range(5))
+
+    small = refuse(1)
+    large = refuse(2200)
+    world.board.power_off()
+    mark = len(world.operator.messages)
+    world.board.power_on(record_flash=True)
+    world.wait_for_state(mark, status="confirmed")
+    assert large < small + 1000
+
+
 def test_a_broker_that_goes_away_is_found_again(world):
     mark = len(world.operator.messages)
     route = world.proxy.routes["broker"]
