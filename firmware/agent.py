@@ -49,13 +49,11 @@ def run(boot, watchdog):
         except Exception as error:
             sys.print_exception(error)
             raise
-    asyncio.get_event_loop().set_exception_handler(_show)
+    # For exceptions that no task waits for; by itself asyncio prints a trace.
+    asyncio.get_event_loop().set_exception_handler(
+        lambda _, context: print("signet: error:", repr(context["exception"]))
+    )
     asyncio.run(Agent(boot, watchdog).run())
-
-
-def _show(_, context):
-    """What asyncio does with an exception that no task waits for; by itself it prints a trace."""
-    print("signet: error:", repr(context["exception"]))
 
 
 class Agent:
@@ -97,10 +95,13 @@ class Agent:
         await self.supervisor.run()
 
     def _look_back(self):
-        # The last two for their names only, which stay in memory: beside a connection these would
-        # come to lie in a second segment of heap, and keep it from the network for good.
-        from firmware import control, orders, report, service  # noqa: F401
+        from firmware import control, report
 
+        # For their names only, which stay in memory: beside a connection these would come to lie
+        # in a second segment of heap, and keep it from the network for good.
+        for name in ("orders", "service"):
+            __import__("firmware." + name)
+        unload()
         control.load_config(self.device)
         restarts = report.report_boot(self)
         self.state = report.state(self)

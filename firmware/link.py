@@ -14,41 +14,30 @@ _LIMIT = const(1024)
 _TIMEOUT_S = const(30)
 
 
-class LinkError(OSError):
-    """The network could not be joined."""
-
-
-def _load_wifi():
-    """{"ssid": str, "key": str} of the settings; {} if there are none."""
-    try:
-        wifi = json.loads(store.load(_PATH, _LIMIT) or b"{}")["wifi"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return wifi if isinstance(wifi, dict) else {}
-
-
 async def setup(agent):
-    """Join the network, if need be, and set the clock; LinkError if there is no network."""
+    """Join the network, if need be, and set the clock; OSError if there is no network."""
     record = agent.boot.record
     await join(record["id"])
     await sntp.set_clock(agent.clock.floor, *host_port(record["ntp"]))
 
 
 async def join(hostname):
-    """Return once the network is up; LinkError after 30 s."""
+    """Return once the network is up; OSError after 30 s."""
     wlan = network.WLAN(network.STA_IF)
     if wlan.active() and wlan.isconnected():
         return
-    wifi = _load_wifi()
+    try:
+        wifi = json.loads(store.load(_PATH, _LIMIT) or b"{}")["wifi"]
+        ssid, key = wifi.get("ssid", ""), wifi.get("key", "")
+    except (ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
+        ssid = key = ""
     network.hostname(hostname)
     # Off and on again: after some failures the radio only recovers this way.
     wlan.active(False)
     wlan.active(True)
-    wlan.connect(wifi.get("ssid", ""), wifi.get("key", ""))
+    wlan.connect(ssid, key)
     for _ in range(_TIMEOUT_S * 10):
         await asyncio.sleep_ms(100)
         if wlan.isconnected():
             return
-    raise LinkError(
-        "Wi-Fi %r: status %s after %d s" % (wifi.get("ssid"), wlan.status(), _TIMEOUT_S)
-    )
+    raise OSError("Wi-Fi %r: status %s after %d s" % (ssid, wlan.status(), _TIMEOUT_S))

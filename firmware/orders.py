@@ -26,7 +26,7 @@ _BLOCK_LEN = const(4096)
 _EMPTY = const(0)  # trust.state.EMPTY, without keeping that module
 _JSON_LIMIT = const(1024)
 WIRE_LIMIT = _JSON_LIMIT + signature.BLOCK_LEN
-_LIFETIME_S = 30 * 86400  # longer than this is no short-lived order
+_LIFETIME_S = const(2592000)  # 30 days: longer than this is no short-lived order
 _AHEAD_S = const(86400)  # how far ahead of the clock a number may be: bounds a fast-forward
 _FIELDS = (
     ("number", int),
@@ -45,9 +45,9 @@ class OrderError(TrustError):
     """The order is refused; nothing has been changed."""
 
 
-def open_order(wire, fleet_keys):
+def open_order(wire, keys):
     """Verify a received order and return its fields as a dict; OrderError or SignatureError."""
-    order = verify(wire, fleet_keys, _FIELDS)
+    order = verify(wire, keys, _FIELDS)
     try:
         digest_len = len(binascii.unhexlify(order["digest"]))
     except ValueError:

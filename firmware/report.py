@@ -25,7 +25,12 @@ def state(agent):
 
 def report_boot(agent):
     """Queue the events of this start; returns how many restarts in a row did not last."""
-    restarts, reason = _last_words()
+    # How many restarts in a row did not last, and why the last run ended; this start is one more.
+    rtc = machine.RTC()
+    count, _, words = rtc.memory().partition(b" ")
+    restarts = int(count) if count.isdigit() else 0
+    rtc.memory(b"%d " % min(restarts + 1, 99))
+    reason = words.decode()
     cause = machine.reset_cause()
     if cause == machine.WDT_RESET:
         reason = "watchdog"
@@ -56,12 +61,3 @@ def _version(slot):
         return Descriptor(start).version
     except (TrustError, OSError):
         return None
-
-
-def _last_words():
-    """(restarts that did not last, why the last run ended); counts this start as one."""
-    memory = machine.RTC().memory()
-    count, _, reason = memory.partition(b" ")
-    restarts = int(count) if count.isdigit() else 0
-    machine.RTC().memory(b"%d " % min(restarts + 1, 99))
-    return restarts, reason.decode()

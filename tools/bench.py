@@ -7,15 +7,14 @@ docs/benchmarks.md says how each is measured, and what it says about an ESP32.
 
 from pathlib import Path
 
-import click
-
 import bench_figures
 import bench_table
 from bench_figures import Board, Heap, Size, Update
-from bench_table import Row, words
+from bench_table import Row, progress, words
 from demo_stage import Stage, claim_folder
 from demo_transcript import Transcript
 
+NAME = "bench"  # of the command
 FOLDER = Path("build/bench")
 RESULT = Path("build/bench.json")
 
@@ -68,27 +67,17 @@ def measure() -> tuple[list[Row], list[str]]:
     transcript = Transcript()
     transcript.console.quiet = True  # what the stage would tell about a demo
     with claim_folder(FOLDER), Stage(FOLDER, transcript) as stage:
-        _progress("code")
+        progress(NAME, "code")
         stage1 = bench_figures.measure_stage1()
         bench_figures.make_fleet(stage)
-        _progress("verification and download, on the board")
+        progress(NAME, "verification and download, on the board")
         board = bench_figures.measure_board(stage)
-        _progress("updates, by the clock")
+        progress(NAME, "updates, by the clock")
         update = bench_figures.measure_update(stage)
-        _progress("heap, idle and during updates")
+        progress(NAME, "heap, idle and during updates")
         heap = bench_figures.measure_heap(stage)
     return make_rows(stage1, board, heap, update), make_notes(board, heap, update)
 
 
-def _progress(what: str) -> None:
-    click.echo(f"bench: measuring {what}", err=True)
-
-
-@click.command()
-def main() -> None:
-    """Measure, print a table and write build/bench.json; 0 if all could be measured."""
-    bench_table.run("bench", RESULT, measure)
-
-
 if __name__ == "__main__":
-    main()
+    bench_table.run(NAME, RESULT, measure)

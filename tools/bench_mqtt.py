@@ -6,14 +6,13 @@ nothing but a TLS socket.  docs/benchmarks.md says how each is measured.
 
 from pathlib import Path
 
-import click
-
 import bench_mqtt_figures
 import bench_table
 from bench_mqtt_figures import CORE, Heap, Start, Times
-from bench_table import Row, words
+from bench_table import Row, progress, words
 from demo_stage import claim_folder
 
+NAME = "bench-mqtt"  # of the command
 FOLDER = Path("build/bench-mqtt")
 RESULT = Path("build/bench-mqtt.json")
 
@@ -57,24 +56,14 @@ def measure() -> tuple[list[Row], list[str]]:
     """Measure everything; rows of the table and notes to it."""
     with claim_folder(FOLDER), bench_mqtt_figures.Lab(FOLDER.absolute()) as lab:
         code = bench_mqtt_figures.measure_code(lab)
-        _progress("messages, by the clock")
+        progress(NAME, "messages, by the clock")
         times = bench_mqtt_figures.measure_times(lab)
-        _progress("start")
+        progress(NAME, "start")
         start = bench_mqtt_figures.measure_start(lab)
-        _progress("heap")
+        progress(NAME, "heap")
         heap = bench_mqtt_figures.measure_heap(lab)
     return make_rows(times, start, code, heap), make_notes(times, code, heap)
 
 
-def _progress(what: str) -> None:
-    click.echo(f"bench-mqtt: measuring {what}", err=True)
-
-
-@click.command()
-def main() -> None:
-    """Measure, print a table and write build/bench-mqtt.json; 0 if all could be measured."""
-    bench_table.run("bench-mqtt", RESULT, measure)
-
-
 if __name__ == "__main__":
-    main()
+    bench_table.run(NAME, RESULT, measure)

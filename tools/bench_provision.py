@@ -13,11 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import bench_table
-from bench_table import Row
+from bench_table import Row, progress
 from demo_stage import REPO, claim_folder
 from signet import files, image, pki
 from signet.errors import SignetError
 
+NAME = "bench-provision"  # of the command
 FOLDER = Path("build/bench-provision")
 RESULT = Path("build/bench-provision.json")
 BOARDS = int(os.environ.get("SIGNET_BOARDS", "400"))
@@ -73,7 +74,9 @@ def measure() -> tuple[list[Row], list[str]]:
             signed, image.sign_image(image.build_image(release, REPO), FOLDER / "pki/release.key")
         )
         cores = len(os.sched_getaffinity(0))
+        progress(NAME, "keys and certificates alone")
         bare_s = time_bare(cores)
+        progress(NAME, "the whole command")
         real_s = time_signet(signed)
         used = sum(path.stat().st_blocks for path in (FOLDER / "boards").rglob("*")) * 512
     rows = [
@@ -87,4 +90,4 @@ def measure() -> tuple[list[Row], list[str]]:
 
 
 if __name__ == "__main__":
-    bench_table.run("bench-provision", RESULT, measure)
+    bench_table.run(NAME, RESULT, measure)

@@ -71,6 +71,11 @@ def run(name: str, result: Path, measure: Callable[[], tuple[list[Row], list[str
     click.echo(f"Measured in {time.monotonic() - started:.0f} s; written to {result}.")
 
 
+def progress(name: str, what: str) -> None:
+    """Say on stderr what a command measures now."""
+    click.echo(f"{name}: measuring {what}", err=True)
+
+
 def words(length: float) -> int:
     """Bytes of heap in machine words."""
     return round(length / WORD_LEN)

@@ -6,7 +6,6 @@ printed and how they exited.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from demo_transcript import NotHeldError, Transcript
 from signet import files, image, pki, release
@@ -262,22 +261,15 @@ def claim_folder(folder: Path) -> Iterator[None]:
         # The broker's lock, too: a broker outlives a demo that was killed.
         for lock in (folder.with_name(f"{folder.name}.lock"), folder / "fleet/lock"):
             if lock.parent.exists():
-                _take(stack.enter_context(lock.open("a+")), folder)
+                file = stack.enter_context(lock.open("a+"))
+                files.lock(
+                    file, f"{folder}: a demo runs there already",
+                    "end it with Ctrl-C in its terminal, or wait",
+                )  # fmt: skip
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / _MARKER).touch()
         yield
-
-
-def _take(lock: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise SignetError(
-            f"{folder}: a demo runs there already, process {lock.read().strip()}",
-            "end it with Ctrl-C in its terminal, or wait",
-        ) from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()

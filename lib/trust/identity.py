@@ -51,37 +51,37 @@ class Identity:
 
     def __init__(self, device):
         self._device = device
-        self._len = block_count(device) * _BLOCK_LEN
+        self._size = block_count(device) * _BLOCK_LEN
 
     def _read(self, offset, length):
         buf = bytearray(length)
         self._device.readblocks(offset // _BLOCK_LEN, buf, offset % _BLOCK_LEN)
         return buf
 
-    def entry(self, wanted, subtype=0):
+    def entry(self, kind, subtype=0):
         """The data of an entry (bytes, as stored), its CRC checked.
 
         Raises IdentityError if there is none or if it is damaged.
         """
-        data = self._find(wanted, subtype)
+        data = self._find(kind, subtype)
         if data is None:
-            raise IdentityError("identity: no entry of type %d" % wanted)
+            raise IdentityError("identity: no entry of type %d" % kind)
         return data
 
-    def _find(self, wanted, wanted_subtype):
+    def _find(self, kind, subtype):
         offset = 0
         for _ in range(_MAX_ENTRIES):
-            if offset + _HEADER_LEN > self._len:
+            if offset + _HEADER_LEN > self._size:
                 break
-            magic, flags, type_, subtype, length = struct.unpack(
+            magic, flags, type_, found, length = struct.unpack(
                 "<IBxxxBBH", self._read(offset, _HEADER_LEN)
             )
             if magic != _MAGIC:
                 break
             crc_at = offset + _HEADER_LEN + (length + 15 & ~15)
-            if crc_at + 4 > self._len:
+            if crc_at + 4 > self._size:
                 raise IdentityError("identity: entry of type %d runs past the partition" % type_)
-            if type_ == wanted and subtype == wanted_subtype:
+            if type_ == kind and found == subtype:
                 raw = self._read(offset, crc_at - offset + 4)
                 # The IDF starts its CRC register at 0; binascii's seed is the complement.
                 if binascii.crc32(memoryview(raw)[:-4], 0xFFFFFFFF) != int.from_bytes(

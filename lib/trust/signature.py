@@ -24,7 +24,6 @@ except ImportError:  # CPython
         return value
 
 
-SECTOR_LEN = const(4096)
 BLOCK_LEN = const(1216)
 
 _RSA_LEN = const(384)  # 3072 bits
@@ -41,12 +40,12 @@ class SignatureError(TrustError):
     """The signature is malformed, by an unknown key, or not over this data."""
 
 
-def verify(sector, digest, key_digests):
+def verify(sector, digest, keys):
     """Return the digest of the trusted key that signed `digest`.
 
     sector: at least one signature block (1216 bytes); anything after it must be 0xFF.
     digest: SHA-256 over the data and its padding, 32 bytes.
-    key_digests: trusted keys, SHA-256 over block[36:812] each, 32 bytes.
+    keys: trusted keys, SHA-256 over block[36:812] each, 32 bytes.
     Raises SignatureError in every other case.
     """
     if len(sector) < BLOCK_LEN:
@@ -72,7 +71,7 @@ def verify(sector, digest, key_digests):
     if not block[_KEY + _RSA_LEN - 1] & 0x80:
         raise SignatureError("key: modulus is not 3072 bits long")
     key_digest = sha256(block[_KEY:_KEY_END]).digest()
-    if key_digest not in key_digests:
+    if key_digest not in keys:
         raise SignatureError(
             "signed by an unknown key " + binascii.hexlify(key_digest[:8]).decode() + "…"
         )
@@ -84,11 +83,11 @@ def verify(sector, digest, key_digests):
     return key_digest
 
 
-def _verify_pss(modulus, signature, digest):
+def _verify_pss(n, signature, digest):
     """EMSA-PSS-VERIFY, RFC 8017 section 9.1.2, steps numbered as there."""
-    if signature >= modulus:  # RSAVP1, section 5.2.2, step 1
+    if signature >= n:  # RSAVP1, section 5.2.2, step 1
         raise SignatureError("signature is not below the modulus")
-    encoded = bytearray(pow(signature, 65537, modulus).to_bytes(_RSA_LEN, "big"))
+    encoded = bytearray(pow(signature, 65537, n).to_bytes(_RSA_LEN, "big"))
     seed = bytes(encoded[_DB_LEN : _DB_LEN + 32])
     good = encoded[-1] == 0xBC and not encoded[0] & 0x80  # steps 4 and 6
     for counter in range(11):  # steps 7 and 8: MGF1, appendix B.2.1

@@ -223,8 +223,8 @@ class BootState:
         self.floor = counter
         self._store()
 
-    def _need(self, slot, allowed, verb):
-        if self.status[slot] not in allowed:
+    def _need(self, slot, wanted, name):
+        if self.status[slot] not in wanted:
             raise StateError(
-                "slot %s is %s and cannot be %s" % ("ab"[slot], NAMES[self.status[slot]], verb)
+                "slot %s is %s and cannot be %s" % ("ab"[slot], NAMES[self.status[slot]], name)
             )

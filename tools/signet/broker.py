@@ -7,13 +7,11 @@ take over the session of a client id that it knows, and what is queued there is 
 the access list still goes by the certificate). Only ids that cannot be guessed prevent that.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import IO
 
 from signet import files
 from signet.errors import SignetError
@@ -88,7 +86,10 @@ class Broker:
         """
         program = _find_mosquitto()
         with (self._folder / "lock").open("a+") as lock, self._log.open("ab") as log:
-            _take(lock, self._folder)
+            files.lock(
+                lock, f"{self._folder}: a broker runs on it already",
+                "stop it first, or use another folder",
+            )  # fmt: skip
             configuration = self._write_configuration()
             logged = log.tell()
             self._process = subprocess.Popen(
@@ -154,18 +155,6 @@ def _ending_with_us() -> list[str]:
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
-
-
-def _take(lock: IO[str], folder: Path) -> None:
-    """Lock the file, or raise SignetError that names the broker that holds it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise SignetError(
-            f"{folder}: a broker runs on it already, process {lock.read().strip()}",
-            "stop it first, or use another folder",
-        ) from None
 
 
 def _last_error(log: bytes) -> str:

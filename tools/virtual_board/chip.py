@@ -65,13 +65,13 @@ def leave(code):
 
 def import_rom(name):
     """Import code that the chip has in ROM or flash, from the host; gone when its user is done."""
-    vfs.mount(_tools, "/_tools")
-    sys.path[:0] = ("/_tools/virtual_board",)
+    vfs.mount(_tools, "/host_tools")
+    sys.path[:0] = ("/host_tools/virtual_board",)
     try:
         return __import__(name)
     finally:
         del sys.path[:1]
-        vfs.umount("/_tools")
+        vfs.umount("/host_tools")
         for used in (name, "idf"):
             sys.modules.pop(used, None)
 

@@ -38,7 +38,10 @@ _SIGKILL = const(9)
 def run():
     """Start the chip and mount its file system as "/"."""
     settings = json.loads(os.getenv("VBOARD"))
-    _die_with_the_host()
+    try:  # let no board live on when the program that runs it is killed
+        ffi.open(None).func("i", b"prctl", "iP")(_PR_SET_PDEATHSIG, _SIGKILL)
+    except OSError:  # not Linux
+        pass
     chip.app = settings["app"]
     chip.cause = settings["cause"]
     chip.mac = bytes.fromhex(settings["mac"])
@@ -53,7 +56,12 @@ def run():
     if settings.get("control"):
         chip.control = open(settings["control"], "r+b")  # noqa: SIM115
     if settings.get("cut_at") or settings.get("ops") or settings.get("heap"):
-        _watch(settings)
+        import watch
+
+        watch.start(settings, chip, time.ticks_ms)
+        chip.watch = watch
+        if settings.get("heap"):
+            time.ticks_ms = watch.ticks_ms  # every event loop asks for the ticks
     chip.origin_ns, _, left_ms = struct.unpack("<qII", chip.rtc.read(16))
     if chip.cause == _CAUSE_SOFT and left_ms:  # a watchdog survives a soft reset
         chip.arm_watchdog(left_ms)
@@ -64,28 +72,6 @@ def run():
     sys.argv.clear()
     sys.path[:] = ("", ".frozen", "/lib")
     vfs.umount("/")
-    _mount()
-
-
-def _die_with_the_host():
-    """Let no board live on when the program that runs it is killed."""
-    try:
-        prctl = ffi.open(None).func("i", b"prctl", "iP")
-    except OSError:  # not Linux
-        return
-    prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-
-
-def _watch(settings):
-    import watch
-
-    watch.start(settings, chip.control, time.ticks_ms)
-    chip.watch = watch
-    if settings.get("heap"):
-        time.ticks_ms = watch.ticks_ms  # every event loop asks for the ticks
-
-
-def _mount():
     found = esp32.Partition.find(esp32.Partition.TYPE_DATA, label="vfs")
     try:
         if found:

@@ -14,33 +14,33 @@ import uart
 from micropython import kbd_intr
 
 
-def run(names):
-    """Run boot.py, then main.py. names: the dictionary of `__main__`. Never returns."""
-    names.clear()
-    names["__name__"] = "__main__"
+def run(main):
+    """Run boot.py, then main.py. main: the dictionary of `__main__`. Never returns."""
+    main.clear()
+    main["__name__"] = "__main__"
     gc.collect()
     if chip.watch:
         chip.watch.sample("boot")
-    if _run_file("boot.py", names):
-        _run_file("main.py", names)
+    if _run_file("boot.py", main):
+        _run_file("main.py", main)
     print("MicroPython on a virtual board\n>>> ")
     chip.leave(chip.REPL)
 
 
-def _run_file(name, names):
+def _run_file(name, main):
     """pyexec_file_if_exists: False if the script raised, True if it ended or is not there."""
     try:
         if os.stat(name)[0] & 0x4000:
             return True
     except OSError:
         return True
-    names["__file__"] = name
+    main["__file__"] = name
     try:
         with open(name) as file:
             code = compile(file.read(), name, "exec")
         try:
             kbd_intr(3)
-            exec(code, names)
+            exec(code, main)
             kbd_intr(-1)
             for _ in "x":  # mp_handle_pending(true): at a branch, as every loop is one
                 pass

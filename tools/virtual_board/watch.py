@@ -11,17 +11,17 @@ from micropython import const
 _POWER_CUT = const(66)
 
 
-def start(settings, file, ticks):
-    """settings, file of control: see power_on.py. ticks: the real ticks_ms."""
-    global cut_at, torn, ops, heap, control, _ticks, _count
+def start(settings, chip, time):
+    """settings: see power_on.py. time: the real ticks_ms."""
+    global cut_at, torn, ops, heap, control, ticks, _count
     cut_at = settings.get("cut_at", 0)
     torn = settings.get("torn", 0)
     ops, heap = (
         open(settings[name], "ab") if settings.get(name) else None  # noqa: SIM115
         for name in ("ops", "heap")
     )
-    control = file
-    _ticks = ticks
+    control = chip.control
+    ticks = time
     _count = 0
 
 
@@ -57,4 +57,4 @@ def ticks_ms():
             control.seek(1)
             control.write(b"0")  # first: the next request may follow on the answer
             sample("asked")
-    return _ticks()
+    return ticks()

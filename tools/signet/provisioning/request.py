@@ -156,10 +156,11 @@ class Request:
         except OSError as error:
             raise SignetError(f"{folder}: {error.strerror}") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SignetError(f"{folder}: another run works in this folder") from error
             yield
-        except BlockingIOError as error:
-            raise SignetError(f"{folder}: another run works in this folder") from error
         finally:
             os.close(handle)
 
