@@ -28,11 +28,12 @@ async def take(wire, agent, now, publish):
     broker has the message.
     """
     try:
-        number = accept(wire, agent.boot, now)
+        agent.order = accept(wire, agent.boot, now)
     except (TrustError, OSError) as error:
         agent.device.event("security", reason="console refused: %s" % error)
         return
-    await publish("event", {"event": "security", "reason": "console opens", "order": number}, 1)
+    event = {"event": "security", "reason": "console opens", "order": agent.order}
+    await publish("event", event, 1)
     agent.restart_reason = "console"
     agent.wake.set()  # the session sends after us, so the token is acknowledged first
 

@@ -129,10 +129,6 @@ class FalseBroker:
         self._listener.close()
         self._listener = socket.create_server((LOOPBACK, port))
 
-    def stop_listening(self) -> None:
-        """Refuse connections from now on."""
-        self._listener.close()
-
     def shrink(self) -> None:
         """Let clients from now on have no more than some kilobytes on their way."""
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

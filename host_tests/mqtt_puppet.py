@@ -20,6 +20,7 @@ import gc
 import hashlib
 import json
 import os
+import socket
 import struct
 import sys
 import time
@@ -171,10 +172,16 @@ class Base:
             del self.opens[: -self._history]
             if context:
                 return await mtls.open_stream(where["host"], where["port"], context)
-            reader, writer = await asyncio.open_connection("127.0.0.1", where["port"])
+            raw = socket.socket()
+            try:
+                await mtls._connect(raw, socket.getaddrinfo("127.0.0.1", where["port"])[0][-1])
+            except BaseException:
+                raw.close()
+                raise
             if "send_buffer" in where:
-                reader.s.setsockopt(1, 7, where["send_buffer"])  # SOL_SOCKET, SO_SNDBUF
-            return reader, writer
+                raw.setsockopt(1, 7, where["send_buffer"])  # SOL_SOCKET, SO_SNDBUF
+            stream = asyncio.StreamReader(raw)
+            return stream, stream
 
         return open_stream
 

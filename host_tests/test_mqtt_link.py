@@ -1,5 +1,6 @@
 """lib/mqtt's connections: TLS faults, Nagle, fairness, leaks, cancellation, a full network."""
 
+import contextlib
 import os
 import socket
 import time
@@ -335,15 +336,35 @@ def test_close_while_connecting(false_broker, puppet):
     client.call("begin")
     link = false_broker.welcome()
     client.wait_until_up()
-    # MicroPython's open_connection leaves a socket open if it is cancelled: let it come to none.
-    false_broker.stop_listening()
     link.close()
-    client.call("close")  # up, or in a pause
+    client.call("close")  # it may be in a pause, or connecting
     time.sleep(0.1)
     assert client.state()["files"] == before["files"]
-    false_broker.listen_again(false_broker.where["port"])
+    while not false_broker.is_left_alone(0.1):
+        pass
     client.news("change")
     connected(client, false_broker)
+
+
+def test_close_while_tcp_connects(puppet):
+    """A peer whose queue is full answers nothing at all."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as listener,
+        contextlib.ExitStack() as full,
+    ):
+        for _ in range(3):
+            waiting = full.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        client = puppet({"port": listener.getsockname()[1]})
+        before = client.state()
+        number = client.start("connect")
+        time.sleep(0.2)
+        assert client.state()["files"] == before["files"] + 1
+        client.call("cancel", number)
+        with pytest.raises(RemoteError, match="CancelledError"):
+            client.result(number)
+        assert client.state()["files"] == before["files"]
 
 
 def test_disconnect(either_false_broker, puppet, version):

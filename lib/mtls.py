@@ -10,6 +10,7 @@ handshake: `open_stream` succeeds then, and the first `readinto` raises.
 
 import asyncio
 import errno
+import socket
 from asyncio import core
 
 import tls
@@ -61,10 +62,10 @@ async def open_stream(host, port, context, timeout_s=30):
 
 
 async def _open(host, port, context):
-    raw = (await asyncio.open_connection(host, port))[0].s
-    secure = raw
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
+    raw = secure = socket.socket(family, kind, protocol)
     try:
-        _set_nodelay(raw)
+        await _connect(raw, address)
         secure = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
         stream = Stream(raw, secure, host)
         await stream._shake_hands()
@@ -76,8 +77,18 @@ async def _open(host, port, context):
         raise
 
 
-def _set_nodelay(raw):
-    """Have small packets sent at once, whether or not the one before is acknowledged."""
+def _connect(raw, address):
+    """Connect, and have small packets sent at once, whether or not the last is acknowledged.
+
+    asyncio's `open_connection` leaves its socket open when it is cancelled.
+    """
+    raw.setblocking(False)
+    try:
+        raw.connect(address)
+    except OSError as error:
+        if error.errno != errno.EINPROGRESS:
+            raise
+    yield core._io_queue.queue_write(raw)
     try:
         raw.setsockopt(6, 1, 1)  # IPPROTO_TCP, TCP_NODELAY: the same in Linux and lwIP
     except OSError:  # lwIP's EINVAL: the connection has failed (Linux says so at the first read)
