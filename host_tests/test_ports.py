@@ -180,6 +180,16 @@ def test_a_board_that_may_not_be_written_is_not_touched(station, make, entries, 
     assert snapshot(station.folder) == before
 
 
+def test_a_board_with_a_damaged_identity_is_not_touched(station, chip):
+    """It may be somebody's: only what our own run began to write is written again."""
+    provisioned(chip, station, [secure_cert.Entry(2, 0, b"key")])
+    chip.flash[IDENTITY.start + 12] ^= 1
+    content = bytes(chip.flash)
+    result = station.run(station.job(chip))
+    assert "entry of type 2 is cut off or damaged" in str(result.failed["dev-0001"])
+    assert (result.made, chip.written, chip.flash) == ([], 0, content)
+
+
 def test_a_mac_that_the_inventory_has_is_refused(station, chip):
     assert station.run(station.job(chip)).made == ["dev-0001"]
     chip.flash[:] = b"\xff" * len(chip.flash)  # erased, and back on the bench
