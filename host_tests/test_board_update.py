@@ -440,8 +440,10 @@ def test_a_power_cut_in_the_download_is_survived(world):
 
 def test_an_application_without_a_self_test_is_confirmed(world):
     app = (
+        "import micropython\n"
         "async def run(device):\n"
         "    device.commands['identify'] = lambda device, args: 'small'\n"
+        "    device.commands['names'] = lambda device, args: micropython.qstr_info()\n"
         "    while True:\n        await device.sleep(1)\n"
     )
     content = world.image("1.4.0", app, counter=3)
@@ -458,13 +460,21 @@ def test_a_message_leaves_no_memory_taken(world):
     world.board.power_on(record_heap=True)
     world.wait_for_state(mark, status="confirmed")
 
+    def count_names() -> str:
+        start = len(world.board.lines)
+        assert world.command("names")["ok"]
+        end = world.board.wait_for_line("n_qstr=", start=start)
+        return str(world.board.lines[end - 1])
+
     def refuse(length: int) -> int:
         world.wait_for_update("refused", world.send(bytes(length)))
         samples: list[int] = [world.board.measure_heap() for _ in range(5)]
         return min(samples)
 
+    names = count_names()
     small = refuse(1)
     large = refuse(2200)
+    assert count_names() == names  # what would hold on to a second heap segment for good
     world.board.power_off()
     mark = len(world.operator.messages)
     world.board.power_on(record_flash=True)

@@ -31,9 +31,9 @@ from signet.board_cycle import (
 __all__ = ["BoardError", "Boot", "Cause", "Exit", "FlashOp", "PowerCut", "VirtualBoard", "group"]
 
 _MICROPYTHON = Path(__file__).resolve().parents[2] / ".toolchain/bin/micropython"
-# 64 KB scaled by the size of a word, as an ESP32 has before it takes more from the IDF, and 13 for
-# the shims, which are in flash on a chip. What this allows a chip may not, since bytecode and
-# strings do not shrink with the word; but a chip's heap can grow (docs/benchmarks.md).
+# 64 KB scaled by the size of a word (an ESP32 has 56,000 bytes before it takes more from the IDF),
+# and 13 for the shims, which are in flash on a chip. What this allows a chip may not, as bytecode
+# and strings do not shrink with the word; but a chip's heap can grow (docs/benchmarks.md).
 HEAP = "77wK"
 # The control file: the radio link, then whether the heap is asked for.
 _LINK_UP, _LINK_DOWN = b"1", b"0"
