@@ -243,6 +243,7 @@ class Puppet(Base):
     def __init__(self, where, options):
         self._answers = []  # for each message: what is done before the next one is asked for
         self._go = asyncio.Event()
+        self._ahead_ms = 0
         self._piece = bytearray(1024)
         super().__init__(where, options)
 
@@ -417,6 +418,23 @@ class Puppet(Base):
             return prefix.encode() + bytes(message.payload)
 
         return rpc.serve(self.router, topic_filter, handler, qos)
+
+    # Time
+
+    def pass_time(self, seconds):
+        """Have the clock that the client and asyncio go by jump ahead: what is due happens."""
+        self._ahead_ms += int(seconds * 1000)
+        sys.modules["asyncio.core"].ticks = self._ticks_ms
+        for name in ("client", "full", "large", "link"):
+            __import__("mqtt." + name, None, None, ("ticks_ms",)).ticks_ms = self._ticks_ms
+
+    def _ticks_ms(self):
+        return time.ticks_add(time.ticks_ms(), self._ahead_ms)
+
+    async def settle(self):
+        """Return when every task has done what it can, with all that the network has brought."""
+        for _ in range(20):  # asyncio asks the network before each turn
+            await asyncio.sleep_ms(0)
 
     # Looking inside
 

@@ -179,11 +179,14 @@ def test_post_never_waits(false_broker, puppet):
     false_broker.shrink()
     client = puppet(false_broker.where, max_packet=256)
     link = connected(client, false_broker)
-    written = [client.call("post", "a", "x" * 1000) for _ in range(40)]
-    assert written[0] is True
-    assert written[-1] is False
-    assert client.state()["discarded"] == written.count(False)
-    for _ in range(written.count(True)):
+    written = 0
+    while client.call(
+        "post", "a", "x" * 1000
+    ):  # the sockets take more after a moment, not for ever
+        written += 1
+    assert written
+    assert client.state()["discarded"] == 1
+    for _ in range(written):
         assert link.expect(PUBLISH).payload == b"x" * 1000
     assert link.is_silent(0.1)
     assert client.call("post", "a", "x") is True

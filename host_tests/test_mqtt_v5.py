@@ -211,14 +211,16 @@ def test_messages_that_wait_for_the_network_stay_apart(protocol, puppet):
     """Same topic, same length, QoS 0: one buffer or alias must not serve two at a time."""
     with FalseBroker(version=protocol) as broker:
         broker.shrink()
-        client = puppet(broker.where, protocol, heap="128wK")
+        client = puppet(broker.where, protocol, heap="512wK")
         properties = ALIASES_2 if protocol == 5 else b""
         link = connected(client, broker, properties=properties)
-        # More than the sockets have taken so far on any machine: the last ones have to wait.
-        numbers = [client.start("publish", "a", chr(65 + n) * 3000) for n in range(20)]
+        # More than the sockets take, now or after a moment: all others have to wait.
+        numbers = [client.start("publish", "first", 60_000)]
+        numbers += [client.start("publish", "a", chr(65 + n) * 3000) for n in range(20)]
         cancelled = client.start("publish", "b", "c" * 3000)
         client.call("cancel", cancelled)
         numbers += [client.start("publish", "b", chr(97 + n) * 3000) for n in range(3, 6)]
+        assert link.expect(PUBLISH).payload == bytes(60_000)
         found = [link.expect(PUBLISH) for _ in range(23)]
         for number in numbers:
             client.result(number)
