@@ -296,7 +296,7 @@ class Puppet(Base):
                 if not got or how == "part":
                     break
                 if how == "slow":
-                    await asyncio.sleep_ms(200)
+                    await asyncio.sleep(2)
             digest = binascii.hexlify(digest.digest()).decode()
             payload = {"length": length, "sha256": digest, "announced": message.length}
         return as_json((message.topic, payload, message.qos, message.retain, message.properties))
@@ -421,12 +421,13 @@ class Puppet(Base):
 
     # Time
 
-    def pass_time(self, seconds):
-        """Have the clock that the client and asyncio go by jump ahead: what is due happens."""
+    async def pass_time(self, seconds):
+        """Have the clock that the client and asyncio go by jump ahead, and what is due happen."""
         self._ahead_ms += int(seconds * 1000)
         sys.modules["asyncio.core"].ticks = self._ticks_ms
         for name in ("client", "full", "large", "link"):
             __import__("mqtt." + name, None, None, ("ticks_ms",)).ticks_ms = self._ticks_ms
+        await self.settle()
 
     def _ticks_ms(self):
         return time.ticks_add(time.ticks_ms(), self._ahead_ms)
