@@ -7,13 +7,7 @@ that was ordered.  No redirects, no other encodings, no body of unknown length.
 
 import asyncio
 
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
+from micropython import const
 
 _HEAD_LIMIT = const(1024)  # bytes of status line and headers
 _CHUNK_LEN = const(256)  # of a head; small, as what follows it is copied twice

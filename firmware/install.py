@@ -10,16 +10,10 @@ the download.
 
 import binascii
 
+from micropython import const
+
 from firmware.store import DONE_PATH, ORDER_PATH
 from trust import TrustError, block_count
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 BLOCK_LEN = const(4096)
 

@@ -11,16 +11,10 @@ import binascii
 import json
 from hashlib import sha256
 
+from micropython import const
+
 from firmware.store import ORDER_PATH
 from trust import TrustError, block_count, signature
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 _BLOCK_LEN = const(4096)
 _EMPTY = const(0)  # trust.state.EMPTY, without keeping that module

@@ -5,16 +5,10 @@ numbered in one sequence with update orders.  The number is in flash and the bro
 acknowledged the report before anything opens: a token is good once at most, and never unseen.
 """
 
+from micropython import const
+
 from firmware import orders
 from trust import TrustError
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 _SEALED = const(2)  # in trust.identity.PROFILES
 
