@@ -184,7 +184,7 @@ def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):
     assert (REPO / "boot.py").read_bytes() in content.replace(b"\xff", b"")
 
 
-# What firmware/link.py reads.
+# What firmware/ondemand/link.py reads.
 WIFI = {
     "open": (device.Wifi("works"), b'{"wifi": {"ssid": "works", "key": ""}}'),
     "with a passphrase": (

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from firmware import orders
+from firmware.ondemand import orders
 from host_tests.fleet_helpers import WAIT_S, open_session
 from host_tests.tool_helpers import RELEASE, run_program, snapshot
 from signet import image, release, signing

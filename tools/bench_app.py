@@ -95,7 +95,8 @@ async def download(device, args):
 
 
 async def _download_real(order, agent):
-    from firmware import install, store, updater
+    from firmware import store
+    from firmware.ondemand import install, updater
 
     install.forget(store)
     task = install.Install(order, agent.boot, store)
@@ -108,7 +109,7 @@ async def _download_real(order, agent):
 async def _download_bare(order, agent):
     import mtls
     from firmware.clock import host_port
-    from firmware.install import BLOCK_LEN
+    from firmware.ondemand.install import BLOCK_LEN
 
     host, port = host_port(agent.boot.record["images"])
     reader, writer = await mtls.open_stream(host, port, agent.context)

@@ -24,7 +24,7 @@ _PORT = re.compile("[0-9]{1,5}")
 _MAX_PORT = 65535
 _SLOT_A = 0
 _MAX_BLANKS = 8  # of 4 MB each
-_SETTINGS_NAME = "settings.json"  # read by firmware/link.py
+_SETTINGS_NAME = "settings.json"  # read by firmware/ondemand/link.py
 
 
 @dataclass(frozen=True)

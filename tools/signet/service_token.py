@@ -2,7 +2,7 @@
 
 A token is JSON, signed in the common form with the release key, and kept and sent as orders are:
 JSON, then the signature block. Its number is the time of issue, in one sequence with update orders:
-a device takes no number twice (firmware/service.py).
+a device takes no number twice (firmware/ondemand/service.py).
 """
 
 import json

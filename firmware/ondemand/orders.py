@@ -135,7 +135,7 @@ def resume(boot, files, now):
 
     Raises TrustError, the order then being dropped, if it may not go on.
     """
-    from firmware.install import forget, load_done
+    from firmware.ondemand.install import forget, load_done
 
     wire = files.load(ORDER_PATH, WIRE_LIMIT)
     if wire is None:

@@ -2,7 +2,7 @@
 
 import machine
 
-from firmware import lock
+from firmware.ondemand import lock
 from trust import TrustError
 
 

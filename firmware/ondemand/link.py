@@ -6,8 +6,9 @@ import json
 import network
 from micropython import const
 
-from firmware import sntp, store
+from firmware import store
 from firmware.clock import host_port
+from firmware.ondemand import sntp
 
 _PATH = const("/settings.json")
 _LIMIT = const(1024)

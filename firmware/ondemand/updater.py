@@ -9,11 +9,11 @@ import asyncio
 from micropython import const
 
 import mtls
-from firmware import install, link, orders, store
+from firmware import store
 from firmware.clock import host_port, now
-from firmware.download import Download, ServerError
-from firmware.install import BLOCK_LEN
-from firmware.ondemand import unload
+from firmware.ondemand import install, link, orders, unload
+from firmware.ondemand.download import Download, ServerError
+from firmware.ondemand.install import BLOCK_LEN
 from trust import TrustError
 
 _DEBUG = const(False)

@@ -8,7 +8,7 @@ import gc
 import sys
 
 _MODULES = {
-    "firmware": (
+    "firmware.ondemand": (
         "control",
         "credentials",
         "download",

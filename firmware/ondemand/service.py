@@ -7,7 +7,7 @@ acknowledged the report before anything opens: a token is good once at most, and
 
 from micropython import const
 
-from firmware import orders
+from firmware.ondemand import orders
 from trust import TrustError
 
 _SEALED = const(2)  # in trust.identity.PROFILES
