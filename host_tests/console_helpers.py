@@ -8,8 +8,9 @@ from pathlib import Path
 
 from host_tests.board_helpers import BY_LABEL, REPL, make_board
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
-from signet import device, filesystem, flash, image
+from signet import device, image
 from signet.board import Exit, VirtualBoard
+from signet.formats import filesystem, flash
 
 BOOT = (REPO / "boot.py").read_text()
 MAIN = (REPO / "main.py").read_text()

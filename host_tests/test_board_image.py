@@ -19,8 +19,9 @@ from host_tests.esp_images import (
     make_table,
 )
 from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
-from signet import bootloader, device, esp_image, filesystem, flash, image
+from signet import bootloader, device, image
 from signet.errors import RefusedError
+from signet.formats import esp_image, filesystem, flash
 from signet.run import run_program as run_tool
 from trust.state import BootState
 

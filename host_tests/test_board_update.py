@@ -25,9 +25,10 @@ from host_tests.proxy import Proxy
 from host_tests.tool_helpers import REPO
 from host_tests.vectors import block as sign_block
 from host_tests.vectors import sign_order
-from signet import device, flash, image, release
+from signet import device, image, release
 from signet.board import Cause, PowerCut, VirtualBoard
 from signet.fleet import Fleet
+from signet.formats import flash
 from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from trust.state import CONFIRMED, BootState
 

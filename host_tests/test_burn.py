@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from host_tests.tool_helpers import REPO, Signet, mode, run_program, snapshot
-from signet import flash, signing
+from signet.formats import flash, signing
 from signet.sealing.efuse_plan import CHIPS
 
 pytest_plugins = ["host_tests.tool_fixtures"]

@@ -10,8 +10,9 @@ import click
 import pytest
 
 from host_tests.tool_helpers import REPO, Signet, mode, snapshot
-from signet import cli, files, signing
+from signet import cli, files
 from signet.errors import RefusedError, SignetError
+from signet.formats import signing
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 

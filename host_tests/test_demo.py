@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from host_tests.key_material import find_keys, keys_and_places
-from signet.flash import Flash
+from signet.formats.flash import Flash
 from trust.identity import Identity
 
 REPO = Path(__file__).resolve().parent.parent

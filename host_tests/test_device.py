@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS, mode, run_program, snapshot
-from signet import device, flash, identity, image, pki, run, secure_cert, signing
+from signet import device, identity, image, pki, run
 from signet.errors import RefusedError, SignetError
+from signet.formats import flash, secure_cert, signing
 from trust.identity import Identity
 from trust.state import CONFIRMED, BootState
 

@@ -1,4 +1,4 @@
-"""signet.flash: the flash map, the partition table, and the flash file of a virtual board."""
+"""signet.formats.flash: flash map, partition table, and the flash file of a virtual board."""
 
 import hashlib
 import os
@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from host_tests.tool_helpers import REPO, mode, run_program
-from signet import esp_image, flash, image
+from signet import image
 from signet.errors import RefusedError, SignetError
+from signet.formats import esp_image, flash
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 

@@ -13,7 +13,8 @@ import pytest
 from cryptography import x509
 
 from host_tests.mqtt_certificates import Authority
-from signet import flash, image
+from signet import image
+from signet.formats import flash
 from signet.identity import build_identity
 
 REPO = Path(__file__).resolve().parent.parent

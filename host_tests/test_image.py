@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from host_tests.tool_helpers import RELEASE, REPO, run_program, snapshot
-from signet import filesystem, image, run, signing
+from signet import image, run
 from signet.errors import RefusedError, SignetError
+from signet.formats import filesystem, signing
 from trust.identity import PROFILES
 from trust.image import Descriptor
 

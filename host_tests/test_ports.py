@@ -13,7 +13,8 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import board_image, device, files, flash, pki, run, secure_cert
+from signet import board_image, device, files, pki, run
+from signet.formats import flash, secure_cert
 from signet.provisioning import audit, batch, ports, serial_port
 from signet.provisioning.batch import Bench, Job
 from signet.provisioning.inventory import DONE, Device, Inventory, location

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from host_tests.label_reader import read_labels
 from host_tests.tool_helpers import mode, snapshot
-from signet import cli, flash, identity, pki, secure_cert
+from signet import cli, identity, pki
+from signet.formats import flash, secure_cert
 from signet.provisioning import audit, inventory, labels
 from signet.provisioning.inventory import DONE, Device, Inventory
 from trust.identity import PRIVATE_KEY, Identity

@@ -13,8 +13,9 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.fleet_helpers import wait_until
 from host_tests.tool_helpers import REPO, SETTINGS
-from signet import board_deploy, board_flash, board_image, device, flash
+from signet import board_deploy, board_flash, board_image, device
 from signet.errors import RefusedError, SignetError
+from signet.formats import flash
 from trust.identity import Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]

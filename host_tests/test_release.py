@@ -12,8 +12,9 @@ import pytest
 from firmware import orders
 from host_tests.fleet_helpers import WAIT_S, open_session
 from host_tests.tool_helpers import RELEASE, run_program, snapshot
-from signet import image, release, signing
+from signet import image, release
 from signet.errors import RefusedError, SignetError
+from signet.formats import signing
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 

@@ -17,7 +17,7 @@ import pytest
 import sealed_build
 from host_tests.conftest import find_program
 from host_tests.tool_helpers import REPO, run_program
-from signet import flash
+from signet.formats import flash
 from signet.sealing.efuse_plan import CHIPS
 
 BOARD = REPO / "firmware/board/sealed"

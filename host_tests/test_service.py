@@ -18,10 +18,11 @@ from host_tests.proxy import Proxy
 from host_tests.test_board_update import BLOCK, DEVICE, WAIT_S, World
 from host_tests.tool_helpers import REPO, SETTINGS, Signet, mode, run_program, snapshot
 from host_tests.vectors import sign_order
-from signet import device, filesystem, image, signing
+from signet import device, image
 from signet.board import Cause, Exit, PowerCut, VirtualBoard
 from signet.errors import RefusedError
 from signet.fleet import Fleet
+from signet.formats import filesystem, signing
 from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
 from demo_transcript import NotHeldError
-from signet import device, files, image, pki, release, signing
+from signet import device, files, image, pki, release
 from signet.board import HEAP, VirtualBoard
+from signet.formats import signing
 from trust.image import Descriptor
 
 BALLAST_KB = (0, 100, 200)  # by which the images of the update's heap are larger than the real one

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from demo_stage import DEVICE, MODEL, REPO, Evidence, Stage
 from demo_transcript import NotHeldError
-from signet import flash, image, release
+from signet import image, release
 from signet.board import Exit, PowerCut
+from signet.formats import flash
 from signet.run import run_program
 
 _TRIES = 3  # boots that a new release gets to prove itself

@@ -24,8 +24,8 @@ from demo_transcript import NotHeldError, Transcript
 from signet import files, image, pki, release
 from signet.board import VirtualBoard
 from signet.errors import SignetError
-from signet.flash import Flash
 from signet.fleet import LOOPBACK, Fleet
+from signet.formats.flash import Flash
 from signet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
 from trust import state as boot_state
 

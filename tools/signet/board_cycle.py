@@ -26,7 +26,7 @@ from signet import bootloader, image
 from signet.board_console import Console
 from signet.board_uart import Uart
 from signet.errors import SignetError
-from signet.flash import Partition
+from signet.formats.flash import Partition
 
 _TOOLS = Path(__file__).resolve().parents[1]
 _SHIMS = _TOOLS / "virtual_board"
@@ -288,7 +288,7 @@ def shims() -> Path:
     folder = Path(keeper.name, _SHIMS.name)
     folder.mkdir()
     sources = {path.name: path for path in _SHIMS.glob("*.py") if path.name != _START}
-    sources["idf.py"] = _TOOLS / "signet/idf.py"
+    sources["idf.py"] = _TOOLS / "signet/formats/idf.py"
     for name, code in image.compile_sources(sources).items():
         (folder / name).write_bytes(code)
     (folder / _START).write_bytes((_SHIMS / _START).read_bytes())

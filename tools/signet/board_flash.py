@@ -13,7 +13,7 @@ import click
 from signet import run
 from signet.board_image import check_board
 from signet.errors import RefusedError, SignetError, refusals_about
-from signet.flash import Flash
+from signet.formats.flash import Flash
 
 _BAUD = 460800
 

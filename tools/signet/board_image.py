@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
-from signet import esp_image, files, filesystem
+from signet import files
 from signet.errors import RefusedError, SignetError, refusals_about
-from signet.flash import BOOT_LOADER_OFFSET, TABLE_OFFSET, BlockDevice, Flash
+from signet.formats import esp_image, filesystem
+from signet.formats.flash import BOOT_LOADER_OFFSET, TABLE_OFFSET, BlockDevice, Flash
 from trust import Boot, TrustError
 from trust.boot import select
 from trust.state import BootState

@@ -11,9 +11,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from signet import idf
 from signet.errors import RefusedError, SignetError
-from signet.flash import FLASH_LENS, SECTOR_LEN, TABLE_LEN, TABLE_OFFSET, Partition, read_table
+from signet.formats import idf
+from signet.formats.flash import (
+    FLASH_LENS,
+    SECTOR_LEN,
+    TABLE_LEN,
+    TABLE_OFFSET,
+    Partition,
+    read_table,
+)
 
 _APP = 0
 _OTADATA = (1, 0)  # type and subtype

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from signet import files, image, pki, signing
+from signet import files, image, pki
 from signet.errors import refusals_about
+from signet.formats import signing
 from signet.options import EXIT_CODES, FILE, FOLDER, JSON, SOURCE, U32
 from signet.provisioning.command import device_group
 from trust.identity import PROFILES

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signet import esp_image, files, filesystem, flash, identity, image, pki, signing
+from signet import files, identity, image, pki
 from signet.errors import RefusedError, SignetError, refusals_about
+from signet.formats import esp_image, filesystem, flash, signing
 from trust.image import Descriptor
 from trust.state import BootState
 

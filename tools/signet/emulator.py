@@ -17,7 +17,7 @@ import click
 
 from signet.board_image import check_board
 from signet.errors import RefusedError, SignetError, refusals_about
-from signet.flash import Flash
+from signet.formats.flash import Flash
 
 PROGRAM = "qemu-system-xtensa"
 MACHINE = "esp32"

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from signet import secure_cert
 from signet.errors import RefusedError, SignetError
-from signet.flash import BlockDevice
-from signet.secure_cert import Entry
+from signet.formats import secure_cert
+from signet.formats.flash import BlockDevice
+from signet.formats.secure_cert import Entry
 from trust import TrustError
 from trust.identity import CA_CERT, DEVICE_CERT, PRIVATE_KEY, PROFILES, RECORD, Identity
 

@@ -3,8 +3,8 @@
     [descriptor 4096][littlefs payload n * 4096][signature sector 4096]
 
 A build is reproducible: the same source files, descriptor fields and mpy-cross give the same bytes,
-wherever the files lie. An image is signed by `signet.signing`; what a device checks is checked here
-by the device's own code (`trust.image`).
+wherever the files lie. An image is signed by `signet.formats.signing`; what a device checks is
+checked here by the device's own code (`trust.image`).
 """
 
 import re
@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from signet import filesystem, flash, signing
 from signet.errors import RefusedError, SignetError
+from signet.formats import filesystem, flash, signing
 from signet.run import ProgramError, run_program
 from trust import TrustError
 from trust import image as trust_image

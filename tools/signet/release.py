@@ -15,9 +15,10 @@ from typing import Any
 
 import click
 
-from signet import files, fleet, image, pki, servers, signing
+from signet import files, fleet, image, pki, servers
 from signet.commands import EXIT_CODES
 from signet.errors import RefusedError, SignetError
+from signet.formats import signing
 from signet.session import OperatorSession
 from trust.image import BLOCK_LEN, Descriptor
 

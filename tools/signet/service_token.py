@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
-from signet import files, fleet, pki, signing
+from signet import files, fleet, pki
 from signet.errors import RefusedError, refusals_about
+from signet.formats import signing
 from signet.release import MAX_LIFETIME_S, sign_order
 from signet.session import OperatorSession
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from signet import device, files, flash, identity, pki
+from signet import device, files, identity, pki
 from signet.device import Credentials, Settings, Template, Wifi
 from signet.errors import RefusedError, SignetError
+from signet.formats import flash
 from trust import TrustError
 from trust.identity import Identity
 

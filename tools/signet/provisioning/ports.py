@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from signet import files, flash, pki, secure_cert
+from signet import files, pki
 from signet.errors import RefusedError, SignetError, refusals_about
+from signet.formats import flash, secure_cert
 from signet.provisioning import batch, making
 from signet.provisioning.batch import Bench, Job, Result
 from signet.provisioning.inventory import DONE, Device

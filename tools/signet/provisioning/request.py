@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 from cryptography import x509
 
-from signet import files, pki, secure_cert
+from signet import files, pki
 from signet.board_image import build_board_flash
 from signet.device import Credentials, Settings, Wifi
 from signet.errors import SignetError, refusals_about
+from signet.formats import secure_cert
 from signet.provisioning import boards_csv, ports
 from signet.provisioning.batch import Job
 from signet.provisioning.boards_csv import Board

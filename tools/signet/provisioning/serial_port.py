@@ -9,8 +9,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from signet import flash
 from signet.errors import RefusedError
+from signet.formats import flash
 from signet.run import ProgramError, run_program
 
 _MAC = re.compile(r"^MAC:\s+((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\s*$", re.MULTILINE)

@@ -33,8 +33,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from signet import files, signing
+from signet import files
 from signet.errors import RefusedError, SignetError
+from signet.formats import signing
 
 FLASH_KEY_LEN = 32
 FLASH_KEY = "flash key"

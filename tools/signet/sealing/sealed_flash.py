@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from signet.errors import RefusedError, refusals_about
-from signet.flash import ENCRYPTED, SECTOR_LEN, TABLE_OFFSET, Partition, read_table
+from signet.formats.flash import ENCRYPTED, SECTOR_LEN, TABLE_OFFSET, Partition, read_table
 from signet.run import ProgramError, run_program
 from signet.sealing.efuse_plan import Chip, Plan
 

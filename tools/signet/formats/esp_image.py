@@ -12,9 +12,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from signet import flash, idf
 from signet.errors import RefusedError, SignetError
-from signet.flash import BOOT_LOADER_OFFSET, TABLE_LEN, TABLE_OFFSET, Partition
+from signet.formats import flash, idf
+from signet.formats.flash import BOOT_LOADER_OFFSET, TABLE_LEN, TABLE_OFFSET, Partition
 
 MIN_VERSION = (1, 25, 0)
 _MIN_TEXT = ".".join(map(str, MIN_VERSION))
