@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS, mode, run_program, snapshot
-from signet import device, identity, image, pki, run
+from signet import device, identity, image, run
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash, secure_cert, signing
+from signet.pki import authority
 from trust.identity import Identity
 from trust.state import CONFIRMED, BootState
 
@@ -224,7 +225,7 @@ def test_wifi_that_cannot_be_is_refused(project, keys, signed_file, tmp_path, wi
 def test_no_secret_is_in_an_argument_a_readable_file_or_left_behind(
     project, keys, signed_file, tmp_path, monkeypatch
 ):
-    chain, key = pki.issue_device(keys, "dev-0001")
+    chain, key = authority.issue_device(keys, "dev-0001")
     secrets = {line for line in key.splitlines() if not line.startswith(b"-")}
     number = private_number(key)
     secrets |= set(identity.stored_key(key).rstrip(b"\0").splitlines()[1:-1])
@@ -333,7 +334,7 @@ BAD_CREDENTIALS = {
 def foreign(tmp_path_factory):
     """The PKI folder of another fleet."""
     folder = tmp_path_factory.mktemp("foreign") / "pki"
-    pki.init_pki(folder, ["localhost"])
+    authority.init_pki(folder, ["localhost"])
     return folder
 
 
@@ -427,8 +428,8 @@ def test_a_provisioned_board_is_not_overwritten(project, keys, signed_file, chip
 
 
 def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
-    chain, key = pki.issue_device(keys, "dev-0001")
-    other, _ = pki.issue_device(keys, "dev-0001")
+    chain, key = authority.issue_device(keys, "dev-0001")
+    other, _ = authority.issue_device(keys, "dev-0001")
     ca = (keys / "root-ca.pem").read_bytes()
     record = {"v": 1, "id": "dev-0001", "model": "m", "broker": "", "images": "", "ntp": ""}
     record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1, "profile": "dev"}

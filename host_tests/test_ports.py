@@ -13,8 +13,9 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import board_image, device, files, pki, run
+from signet import board_image, device, files, run
 from signet.formats import flash, secure_cert
+from signet.pki import authority
 from signet.provisioning import audit, batch, ports, serial_port
 from signet.provisioning.batch import Bench, Job
 from signet.provisioning.inventory import DONE, Device, Inventory, location
@@ -45,7 +46,7 @@ class Station:
     def job(self, port: VirtualLoader | None, device_id="dev-0001", mac=None) -> Job:
         settings = device.Settings(device_id, *list(vars(SETTINGS).values())[1:])
         output = self.folder / device_id / "flash.bin"
-        return Job(Task(settings, output, pki.new_serial()), mac, port.name if port else None)
+        return Job(Task(settings, output, authority.new_serial()), mac, port.name if port else None)
 
     def run(self, *jobs: Job, read_key: bool = False) -> batch.Result:
         todo, done = batch.choose(self.bench.inventory, jobs)
@@ -280,7 +281,7 @@ def test_a_flash_file_that_stayed_behind_is_removed(station, chip, monkeypatch):
 
 
 def test_a_factory_key_is_read_from_the_board_and_kept(station, chip, keys):
-    _, key = pki.issue_device(keys, "module")
+    _, key = authority.issue_device(keys, "module")
     stored = files.read_file(keys / "server.key", "key")  # any P-256 key, in PKCS #8
     assert key != stored
     entry = secure_cert.Entry(2, 0, stored + b"\0")

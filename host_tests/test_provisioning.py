@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from host_tests.label_reader import read_labels
 from host_tests.tool_helpers import mode, snapshot
-from signet import cli, identity, pki
+from signet import cli, identity
 from signet.formats import flash, secure_cert
+from signet.pki import authority
 from signet.provisioning import audit, inventory, labels
 from signet.provisioning.inventory import DONE, Device, Inventory
 from trust.identity import PRIVATE_KEY, Identity
@@ -429,8 +430,8 @@ def test_one_board_is_entered_and_the_same_again_is_no_other(bench):
 def factory(bench):
     """A dump of a module as Espressif provisions it, and its key."""
     foreign = bench.folder / "espressif"
-    pki.init_pki(foreign, ["localhost"])
-    chain, key = pki.issue_device(foreign, "module-17")
+    authority.init_pki(foreign, ["localhost"])
+    chain, key = authority.issue_device(foreign, "module-17")
     leaf = chain[: chain.index(b"-----END CERTIFICATE-----\n") + 26]
     stored = identity.stored_key(key)
     content = secure_cert.pack(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from host_tests.tool_helpers import RELEASE, REPO, Signet
-from signet import image, pki
+from signet import image
+from signet.pki import authority
 
 _FIRMWARE = {
     "firmware/agent.py": "GREETING = 'hello from the slot'\n",
@@ -41,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fleet's PKI folder."""
     folder = tmp_path_factory.mktemp("fleet") / "pki"
-    pki.init_pki(folder, ["localhost", "127.0.0.1"])
+    authority.init_pki(folder, ["localhost", "127.0.0.1"])
     return folder
 
 

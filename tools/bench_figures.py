@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
 from demo_transcript import NotHeldError
-from signet import device, files, image, pki, release
+from signet import device, files, image, release
 from signet.board import HEAP, VirtualBoard
 from signet.formats import signing
+from signet.pki import authority
 from trust.image import Descriptor
 
 BALLAST_KB = (0, 100, 200)  # by which the images of the update's heap are larger than the real one
@@ -90,7 +91,7 @@ class Heap(NamedTuple):
 
 def make_fleet(stage: Stage) -> None:
     """Keys, servers, and a folder for the board."""
-    pki.init_pki(stage.pki, ["localhost", "127.0.0.1"])
+    authority.init_pki(stage.pki, ["localhost", "127.0.0.1"])
     stage.start_servers()
     stage.flash.parent.mkdir()
 

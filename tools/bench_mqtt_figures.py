@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 from demo_stage import REPO
 from demo_transcript import NotHeldError
-from signet import image, pki
+from signet import image
 from signet.broker import Broker
 from signet.fleet import LOOPBACK
+from signet.pki import authority
 from signet.servers import server_context
 
 CORE = ("__init__", "codec", "link", "connect", "client")
@@ -103,8 +104,8 @@ class Lab:
         self._code = folder / "code"
         self._environment = os.environ | {"MICROPYPATH": f".frozen:{self._code}"}
         keys = folder / "pki"
-        pki.init_pki(keys, [LOOPBACK])
-        certificate, key = pki.issue_device(keys, "dev-0001")
+        authority.init_pki(keys, [LOOPBACK])
+        certificate, key = authority.issue_device(keys, "dev-0001")
         (folder / "device.pem").write_bytes(certificate)
         (folder / "device.key").write_bytes(key)
         self._context = server_context(keys)

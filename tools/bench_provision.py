@@ -15,8 +15,9 @@ from pathlib import Path
 import bench_table
 from bench_table import Row, progress
 from demo_stage import REPO, claim_folder
-from signet import files, image, pki
+from signet import files, image
 from signet.errors import SignetError
+from signet.pki import authority
 
 NAME = "bench-provision"  # of the command
 FOLDER = Path("build/bench-provision")
@@ -29,7 +30,7 @@ _MAC = "24:0a:c4:{:02x}:{:02x}:{:02x}"
 
 def make_one_bare(number: int) -> None:
     """The floor of one board."""
-    pki.issue_device(FOLDER / "pki", f"bare-{number}")
+    authority.issue_device(FOLDER / "pki", f"bare-{number}")
     path = FOLDER / "bare" / str(number)
     files.create_exclusive(path, bytes([number & 0xFF]) * _FLASH_LEN, files.SECRET_MODE)
 
@@ -67,7 +68,7 @@ def time_signet(signed: Path) -> float:
 
 def measure() -> tuple[list[Row], list[str]]:
     with claim_folder(FOLDER):
-        pki.init_pki(FOLDER / "pki", ["localhost"])
+        authority.init_pki(FOLDER / "pki", ["localhost"])
         release = image.Release("1.0.0", MODEL, 1, image.DEFAULT_PLATFORM, int(time.time()))
         signed = FOLDER / "signed.img"
         files.replace_file(

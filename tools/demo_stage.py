@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from demo_transcript import NotHeldError, Transcript
-from signet import files, image, pki, release
+from signet import files, image, release
 from signet.board import VirtualBoard
 from signet.errors import SignetError
 from signet.fleet import LOOPBACK, Fleet
 from signet.formats.flash import Flash
+from signet.pki import authority
 from signet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
 from trust import state as boot_state
 
@@ -230,7 +231,7 @@ class Stage:
         folder = self.folder / device
         folder.mkdir()
         shutil.copy(self.pki / "root-ca.pem", folder)
-        chain, key = pki.issue_device(self.pki, device)
+        chain, key = authority.issue_device(self.pki, device)
         (folder / "operator.pem").write_bytes(chain)
         files.write_new_secret(folder / "operator.key", key)
         return OperatorSession(folder, self.fleet.addresses["broker"])

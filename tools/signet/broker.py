@@ -15,7 +15,7 @@ from pathlib import Path
 
 from signet import files
 from signet.errors import SignetError
-from signet.pki import OPERATOR_NAME
+from signet.pki.authority import OPERATOR_NAME
 
 _START_S = 10
 _STOP_S = 10

@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from signet import files, image, pki
+from signet import files, image
 from signet.errors import refusals_about
 from signet.formats import signing
 from signet.options import EXIT_CODES, FILE, FOLDER, JSON, SOURCE, U32
+from signet.pki import authority
 from signet.provisioning.command import device_group
 from trust.identity import PROFILES
 from trust.image import Descriptor
@@ -41,7 +42,7 @@ def pki_init(folder: Path, hosts: tuple[str, ...]) -> None:
 
     Private keys have mode 0600. Nothing is ever overwritten: FOLDER must not exist or be empty.
     """
-    pki.init_pki(folder, list(hosts))
+    authority.init_pki(folder, list(hosts))
     for path in sorted(folder.iterdir()):
         click.echo(path)
 

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signet import files, identity, image, pki
+from signet import files, identity, image
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats import esp_image, filesystem, flash, signing
+from signet.pki import authority
 from trust.image import Descriptor
 from trust.state import BootState
 
@@ -171,7 +172,7 @@ def provision(
     check_free(output)
     template = prepare(pki_folder, signed_image, source, settings.model, settings.profile)
     if credentials is None:
-        credentials = Credentials(*pki.issue_device(pki_folder, settings.id))
+        credentials = Credentials(*authority.issue_device(pki_folder, settings.id))
     build_flash(template, settings, credentials, wifi).save_new(output)
 
 
@@ -205,7 +206,7 @@ def pack_stage1(stage1: dict[str, bytes], size: int, wifi: Wifi | None = None) -
 
 def check_settings(settings: Settings) -> None:
     """Raise SignetError for a field that a device could not use."""
-    pki.check_device_id(settings.id)
+    authority.check_device_id(settings.id)
     image.check_profile(settings.profile)
     for name, value, pattern in (
         ("model", settings.model, image.MODEL),
@@ -217,7 +218,7 @@ def check_settings(settings: Settings) -> None:
         address = getattr(settings, name)
         host, _, port = address.rpartition(":")
         if (
-            not pki.HOST_NAME.fullmatch(host)
+            not authority.HOST_NAME.fullmatch(host)
             or not _PORT.fullmatch(port)
             or not 1 <= int(port) <= _MAX_PORT
         ):

@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from signet import files, fleet, image, pki, servers
+from signet import files, fleet, image, servers
 from signet.commands import EXIT_CODES
 from signet.errors import RefusedError, SignetError
 from signet.formats import signing
+from signet.pki import authority
 from signet.session import OperatorSession
 from trust.image import BLOCK_LEN, Descriptor
 
@@ -142,7 +143,7 @@ def publish(session: OperatorSession, device: str, wire: bytes) -> str:
 
     Raises RefusedError if the device has never subscribed, see `OperatorSession.publish`.
     """
-    pki.check_device_id(device)  # or '+' and '/' would reach other topics
+    authority.check_device_id(device)  # or '+' and '/' would reach other topics
     topic = f"signet/{device}/down/order"
     session.publish(topic, wire)
     return topic
@@ -165,7 +166,7 @@ def release(
     release_key = signing.key_digest(pki_folder / "release.pub")
     fleet_key = signing.key_digest(pki_folder / "fleet.pub")
     image.verify_image(content, [release_key])
-    pki.check_device_id(device)
+    authority.check_device_id(device)
     with OperatorSession(pki_folder, broker) as session:
         now = int(time.time())
         order = make_order(content, device, next_number(folder, now, number), now + lifetime_s)

@@ -13,9 +13,10 @@ from typing import Any
 
 import click
 
-from signet import files, fleet, pki
+from signet import files, fleet
 from signet.errors import RefusedError, refusals_about
 from signet.formats import signing
+from signet.pki import authority
 from signet.release import MAX_LIFETIME_S, sign_order
 from signet.session import OperatorSession
 
@@ -29,7 +30,7 @@ Token = dict[str, Any]
 
 def make_token(device: str, number: int, expires: int) -> Token:
     """The token for a device. number: time of issue. Both times are Unix seconds."""
-    pki.check_device_id(device)
+    authority.check_device_id(device)
     return {"v": 1, "kind": KIND, "number": number, "expires": expires, "device": device}
 
 
@@ -101,7 +102,7 @@ def release_console(
     The device reports it, restarts into the REPL, and the next reset shuts the console again. What
     it said is in its events: "console opens", or why not.
     """
-    pki.check_device_id(device)  # or '+' and '/' would reach other topics
+    authority.check_device_id(device)  # or '+' and '/' would reach other topics
     broker = broker or fleet.running_address(folder, "broker")
     with refusals_about(path):
         token = send(pki_folder, broker, device, files.read_file(path, "token"))

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from signet import device, identity, pki
+from signet import device, identity
 from signet.device import Template
 from signet.errors import RefusedError, SignetError
+from signet.pki import authority
 from signet.provisioning import audit, making
 from signet.provisioning.inventory import (
     DONE,
@@ -182,7 +183,7 @@ def make_files(
     if not jobs:
         return result
     check_space(bench.template, jobs)
-    pki.load_device_ca(bench.pki_folder)
+    authority.load_device_ca(bench.pki_folder)
     new = enter(bench.inventory, bench.template, jobs)
     by_id = {job.id: job for job in jobs}
     tasks = [job.task for job in jobs]

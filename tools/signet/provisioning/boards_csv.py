@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from signet import files, pki
+from signet import files
 from signet.device import HARDWARE, Wifi, check_wifi
 from signet.errors import SignetError
+from signet.pki import authority
 
 COLUMNS = ("id", "mac", "port", "hw", "wifi_ssid", "wifi_key", "factory")
 _UNIQUE = ("id", "mac", "factory")
@@ -101,7 +102,7 @@ def _check_unique(cells: dict[str, str], line: int, seen: dict[tuple[str, str], 
 
 
 def _board(cells: dict[str, str]) -> Board:
-    pki.check_device_id(cells["id"])
+    authority.check_device_id(cells["id"])
     hw = cells.get("hw") or None
     if hw is not None and not HARDWARE.fullmatch(hw):
         raise SignetError(f"hw {hw!r}, expected the form {HARDWARE.pattern}")

@@ -19,10 +19,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from signet import device, files, identity, pki
+from signet import device, files, identity
 from signet.device import Credentials, Settings, Template, Wifi
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash
+from signet.pki import authority
 from trust import TrustError
 from trust.identity import Identity
 
@@ -71,9 +72,9 @@ def _credentials(pki_folder: Path, task: Task) -> Credentials:
     if task.credentials is not None:
         return task.credentials
     if task.factory_key is None:
-        return Credentials(*pki.issue_device(pki_folder, task.settings.id, task.serial))
+        return Credentials(*authority.issue_device(pki_folder, task.settings.id, task.serial))
     public_key = identity.load_key(task.factory_key).public_key()
-    chain = pki.certify_device(pki_folder, task.settings.id, public_key, task.serial)
+    chain = authority.certify_device(pki_folder, task.settings.id, public_key, task.serial)
     return Credentials(chain, task.factory_key, kept=True)
 
 

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from signet import files, pki
+from signet import files
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats import flash, secure_cert
+from signet.pki import authority
 from signet.provisioning import batch, making
 from signet.provisioning.batch import Bench, Job, Result
 from signet.provisioning.inventory import DONE, Device
@@ -57,7 +58,7 @@ def provision_on_ports(
     result = Result()
     if not jobs:
         return result
-    pki.load_device_ca(bench.pki_folder)
+    authority.load_device_ca(bench.pki_folder)
     batch.check_space(bench.template, jobs)
     work = functools.partial(_try_one, bench, platform, read_factory_key)
     with ThreadPoolExecutor(len(jobs)) as pool:

@@ -11,11 +11,12 @@ from pathlib import Path
 import click
 from cryptography import x509
 
-from signet import files, pki
+from signet import files
 from signet.board_image import build_board_flash
 from signet.device import Credentials, Settings, Wifi
 from signet.errors import SignetError, refusals_about
 from signet.formats import secure_cert
+from signet.pki import authority
 from signet.provisioning import boards_csv, ports
 from signet.provisioning.batch import Job
 from signet.provisioning.boards_csv import Board
@@ -101,7 +102,7 @@ class Request:
     def _make_job(self, board: Board) -> Job:
         output = self.output / board.id / FLASH_NAME if self.many else self.output
         credentials = self._credentials
-        serial = _serial_number(credentials.chain) if credentials else pki.new_serial()
+        serial = _serial_number(credentials.chain) if credentials else authority.new_serial()
         factory = board.factory or self.factory
         factory_key = None
         if factory not in (None, ports.READ_FROM_BOARD):
