@@ -242,7 +242,7 @@ def test_every_help_states_the_exit_codes(capsys):
 
 
 def test_an_unforeseen_error_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr("signet.image.inspect_image", lambda _: 1 // 0)
+    monkeypatch.setattr("signet.image.slot_image.inspect_image", lambda _: 1 // 0)
     assert cli.run(["image", "inspect", str(REPO / "pyproject.toml")]) == 2
     assert capsys.readouterr().err == (
         "signet: error: ZeroDivisionError: integer division or modulo by zero\n"

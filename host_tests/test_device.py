@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS, mode, run_program, snapshot
-from signet import device, identity, image, run
+from signet import device, identity, run
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash, secure_cert, signing
+from signet.image import slot_image
 from signet.pki import authority
 from trust.identity import Identity
 from trust.state import CONFIRMED, BootState
@@ -395,8 +396,8 @@ def test_an_image_that_the_board_would_refuse_is_not_provisioned(
         (unsigned, "signet-demo", "not signed"),
         (signed[:-1], "signet-demo", "bytes, expected"),
         (signed[:5000] + b"?" + signed[5001:], "signet-demo", "digest does not match"),
-        (image.sign_image(unsigned, foreign / "release.key"), "signet-demo", "unknown key"),
-        (image.sign_image(unsigned, keys / "fleet.key"), "signet-demo", "unknown key"),
+        (slot_image.sign_image(unsigned, foreign / "release.key"), "signet-demo", "unknown key"),
+        (slot_image.sign_image(unsigned, keys / "fleet.key"), "signet-demo", "unknown key"),
         (signed, "signet-other", "image for model 'signet-demo'"),
     ]
     for content, model, reason in cases:
@@ -409,7 +410,7 @@ def test_an_image_that_the_board_would_refuse_is_not_provisioned(
 
 
 def test_an_image_larger_than_the_slot_is_refused(project, keys, tmp_path):
-    release = image.pack_descriptor(RELEASE, 0x60000) + bytes(0x60000)
+    release = slot_image.pack_descriptor(RELEASE, 0x60000) + bytes(0x60000)
     (tmp_path / "large.img").write_bytes(signing.sign_bytes(release, keys / "release.key"))
     with pytest.raises(RefusedError, match=r"large\.img: 401408 .* slot_a holds 393216"):
         device.provision(SETTINGS, keys, tmp_path / "large.img", project, tmp_path / "flash.bin")
@@ -449,7 +450,7 @@ def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
 
 
 def test_a_missing_part_is_named(project, keys, signed_file, tmp_path):
-    for name in ("boot.py", "lib/trust", image.LAYOUT):
+    for name in ("boot.py", "lib/trust", slot_image.LAYOUT):
         source = tmp_path / "project"
         shutil.copytree(project, source)
         path = source / name

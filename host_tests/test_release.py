@@ -12,9 +12,10 @@ import pytest
 from firmware import orders
 from host_tests.fleet_helpers import WAIT_S, open_session
 from host_tests.tool_helpers import RELEASE, run_program, snapshot
-from signet import image, release
+from signet import release
 from signet.errors import RefusedError, SignetError
 from signet.formats import signing
+from signet.image import slot_image
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -123,8 +124,8 @@ def test_an_order_is_bounded(keys, order):
 @pytest.mark.parametrize("version", ["../../1", "a/b", ".hidden", "1%2e0"])
 def test_a_version_that_is_no_file_name_has_no_order(version):
     """Whoever may sign images still does not choose where files are written."""
-    strange = image.Release(version, RELEASE.model, 1, (1, 25, 0), 0)
-    content = image.pack_descriptor(strange, 4096) + bytes(2 * 4096)
+    strange = slot_image.Release(version, RELEASE.model, 1, (1, 25, 0), 0)
+    content = slot_image.pack_descriptor(strange, 4096) + bytes(2 * 4096)
     with pytest.raises(RefusedError, match=r"version '.*', expected the form"):
         release.make_order(content, DEVICE, NOW, NOW + 60)
 
@@ -177,8 +178,8 @@ def release_key(keys):
 def test_a_version_is_released_once(keys, project, signed, release_key, tmp_path):
     path = release.store_image(tmp_path, signed, release_key)
     assert path == tmp_path / "images/signet-demo/1.0.0.img"
-    other = image.Release("1.0.0", RELEASE.model, 2, (1, 25, 0), RELEASE.build_time)
-    content = image.sign_image(image.build_image(other, project), keys / "release.key")
+    other = slot_image.Release("1.0.0", RELEASE.model, 2, (1, 25, 0), RELEASE.build_time)
+    content = slot_image.sign_image(slot_image.build_image(other, project), keys / "release.key")
     with pytest.raises(RefusedError, match=r"another 1\.0\.0 for signet-demo was released"):
         release.store_image(tmp_path, content, release_key)
     assert snapshot(tmp_path) == {"images/signet-demo/1.0.0.img": signed}
@@ -187,7 +188,7 @@ def test_a_version_is_released_once(keys, project, signed, release_key, tmp_path
 def test_the_same_content_signed_again_is_the_same_release(
     keys, unsigned, signed, release_key, tmp_path
 ):
-    again = image.sign_image(unsigned, keys / "release.key")
+    again = slot_image.sign_image(unsigned, keys / "release.key")
     assert again != signed
     path = release.store_image(tmp_path, signed, release_key)
     assert release.store_image(tmp_path, again, release_key) == path
@@ -250,7 +251,7 @@ def test_an_image_that_devices_would_refuse_is_not_published(
     content = {
         "unsigned": lambda: unsigned,
         "flipped bit": lambda: alter(signed, 5000),
-        "signed by another key": lambda: image.sign_image(unsigned, keys / "fleet.key"),
+        "signed by another key": lambda: slot_image.sign_image(unsigned, keys / "fleet.key"),
         "truncated": lambda: signed[: -4096 * 2],
         "with a trailer": lambda: signed + bytes(4096),
         "not an image": lambda: b"PK" * 4096,

@@ -18,11 +18,12 @@ from host_tests.proxy import Proxy
 from host_tests.test_board_update import BLOCK, DEVICE, WAIT_S, World
 from host_tests.tool_helpers import REPO, SETTINGS, Signet, mode, run_program, snapshot
 from host_tests.vectors import sign_order
-from signet import device, image
+from signet import device
 from signet.board import Cause, Exit, PowerCut, VirtualBoard
 from signet.errors import RefusedError
 from signet.fleet import Fleet
 from signet.formats import filesystem, signing
+from signet.image import slot_image
 from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
@@ -202,7 +203,7 @@ def test_the_next_reset_shuts_the_console(tmp_path):
         "    machine.RTC().memory(%r)\n    machine.reset()\n"
     )
     end = "\nprint('the console is open')\nmachine.reset()\n"
-    contents = image.compile_sources(image.python_files(REPO, ("lib/trust",)))
+    contents = slot_image.compile_sources(slot_image.python_files(REPO, ("lib/trust",)))
     contents["main.py"] = (REPO / "main.py").read_bytes()
     for memory, opens in ((b"console", 1), (b"console ", 0)):
         contents["boot.py"] = (begin % memory + (REPO / "boot.py").read_text() + end).encode()
@@ -231,9 +232,9 @@ def make_profiled(keys: Path, tmp_path_factory) -> Callable[..., VirtualBoard]:
     def make(profile: str, app: str) -> VirtualBoard:
         folder = tmp_path_factory.mktemp("board")
         (folder / "app.py").write_text(APPS[app])
-        release = image.Release("1.0.0", "signet-demo", 1, (1, 25, 0), 1_700_000_000, profile)
-        content = image.sign_image(
-            image.build_image(release, REPO, folder / "app.py"), keys / "release.key"
+        release = slot_image.Release("1.0.0", "signet-demo", 1, (1, 25, 0), 1_700_000_000, profile)
+        content = slot_image.sign_image(
+            slot_image.build_image(release, REPO, folder / "app.py"), keys / "release.key"
         )
         (folder / "signed.img").write_bytes(content)
         settings = replace(SETTINGS, profile=profile)

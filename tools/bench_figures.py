@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
 from demo_transcript import NotHeldError
-from signet import device, files, image, release
+from signet import device, files, release
 from signet.board import HEAP, VirtualBoard
 from signet.formats import signing
+from signet.image import slot_image
 from signet.pki import authority
 from trust.image import Descriptor
 
@@ -97,9 +98,9 @@ def make_fleet(stage: Stage) -> None:
 
 
 def measure_stage1() -> Size:
-    sources = image.python_files(REPO, ("lib/trust",))
+    sources = slot_image.python_files(REPO, ("lib/trust",))
     sources |= {name: REPO / name for name in ("boot.py", "main.py")}
-    compiled = image.compile_sources(sources)
+    compiled = slot_image.compile_sources(sources)
     return Size({name: len(code) for name, code in compiled.items()}, _empty_len(compiled))
 
 
@@ -108,7 +109,7 @@ def measure_board(stage: Stage) -> Board:
     content = _make_image(stage, "1.0.0", app=_BENCH_APP)
     served = [_make_update(stage, ballast_kb) for ballast_kb in (BALLAST_KB[0], BALLAST_KB[-1])]
     with _new_board(stage, content, heap=_BENCH_HEAP):
-        resident = _resident(_ask_modules(stage), image.inspect_image(content).files)
+        resident = _resident(_ask_modules(stage), slot_image.inspect_image(content).files)
         verify = Pair(**_command(stage, "verify", rounds=_VERIFY_ROUNDS))
         orders = [_prepare(stage, content)[0] for content in served]
         times = _command(stage, "download", rounds=_DOWNLOAD_ROUNDS, orders=orders)
@@ -152,7 +153,7 @@ def measure_heap(stage: Stage) -> Heap:
 def _empty_len(names: Iterable[str]) -> int:
     """Bytes of .mpy that modules of these names take without any content."""
     with tempfile.NamedTemporaryFile(prefix="signet-bench-", suffix=".py") as empty:
-        compiled = image.compile_sources(dict.fromkeys(names, Path(empty.name)))
+        compiled = slot_image.compile_sources(dict.fromkeys(names, Path(empty.name)))
     return sum(map(len, compiled.values()))
 
 
@@ -192,9 +193,9 @@ def _make_image(
             shutil.copytree(REPO / name, source / name)
         ballast = random.Random(ballast_kb).randbytes(ballast_kb * 1024)
         (source / "lib/ballast.py").write_text(f"DATA = {ballast!r}\n")
-    described = image.Release(version, MODEL, counter, image.DEFAULT_PLATFORM, _BUILT)
-    unsigned = image.build_image(described, source, app)
-    return image.sign_image(unsigned, stage.pki / "release.key")
+    described = slot_image.Release(version, MODEL, counter, slot_image.DEFAULT_PLATFORM, _BUILT)
+    unsigned = slot_image.build_image(described, source, app)
+    return slot_image.sign_image(unsigned, stage.pki / "release.key")
 
 
 @contextlib.contextmanager

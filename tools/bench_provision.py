@@ -15,8 +15,9 @@ from pathlib import Path
 import bench_table
 from bench_table import Row, progress
 from demo_stage import REPO, claim_folder
-from signet import files, image
+from signet import files
 from signet.errors import SignetError
+from signet.image import slot_image
 from signet.pki import authority
 
 NAME = "bench-provision"  # of the command
@@ -69,10 +70,15 @@ def time_signet(signed: Path) -> float:
 def measure() -> tuple[list[Row], list[str]]:
     with claim_folder(FOLDER):
         authority.init_pki(FOLDER / "pki", ["localhost"])
-        release = image.Release("1.0.0", MODEL, 1, image.DEFAULT_PLATFORM, int(time.time()))
+        release = slot_image.Release(
+            "1.0.0", MODEL, 1, slot_image.DEFAULT_PLATFORM, int(time.time())
+        )
         signed = FOLDER / "signed.img"
         files.replace_file(
-            signed, image.sign_image(image.build_image(release, REPO), FOLDER / "pki/release.key")
+            signed,
+            slot_image.sign_image(
+                slot_image.build_image(release, REPO), FOLDER / "pki/release.key"
+            ),
         )
         cores = len(os.sched_getaffinity(0))
         progress(NAME, "keys and certificates alone")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from demo_stage import DEVICE, MODEL, REPO, Evidence, Stage
 from demo_transcript import NotHeldError
-from signet import image, release
+from signet import release
 from signet.board import Exit, PowerCut
 from signet.formats import flash
+from signet.image import slot_image
 from signet.run import run_program
 
 _TRIES = 3  # boots that a new release gets to prove itself
@@ -151,15 +152,17 @@ def _check_unharmed(stage: Stage, before: Evidence) -> None:
     stage.check("1.1.0 goes on and answers commands", stage.ask_version() == "1.1.0")
 
 
-def _describe(version: str, counter: int, model: str = MODEL) -> image.Release:
-    return image.Release(version, model, counter, image.DEFAULT_PLATFORM, int(time.time()))
+def _describe(version: str, counter: int, model: str = MODEL) -> slot_image.Release:
+    return slot_image.Release(
+        version, model, counter, slot_image.DEFAULT_PLATFORM, int(time.time())
+    )
 
 
 def _sign_as(stage: Stage, version: str, model: str = MODEL, key: Path | None = None) -> bytes:
     """A signed image with the files of 1.1.0 and another descriptor."""
     payload = (stage.folder / "1.1.0.unsigned").read_bytes()[_BLOCK_LEN:]
-    content = image.pack_descriptor(_describe(version, 2, model), len(payload)) + payload
-    return image.sign_image(content, key or stage.pki / "release.key")
+    content = slot_image.pack_descriptor(_describe(version, 2, model), len(payload)) + payload
+    return slot_image.sign_image(content, key or stage.pki / "release.key")
 
 
 def _find_operation(stage: Stage, block: int) -> int:
@@ -167,7 +170,7 @@ def _find_operation(stage: Stage, block: int) -> int:
 
     The next update, after a power-on, writes about the same in the same order.
     """
-    layout = {row.label: row for row in flash.load_layout(REPO / image.LAYOUT)}
+    layout = {row.label: row for row in flash.load_layout(REPO / slot_image.LAYOUT)}
     address = layout["slot_b"].offset + block * _BLOCK_LEN
     for number, operation in enumerate(stage.board.flash_ops(), 1):
         if (operation.kind, operation.address) == ("program", address):

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from demo_transcript import NotHeldError, Transcript
-from signet import files, image, release
+from signet import files, release
 from signet.board import VirtualBoard
 from signet.errors import SignetError
 from signet.fleet import LOOPBACK, Fleet
 from signet.formats.flash import Flash
+from signet.image import slot_image
 from signet.pki import authority
 from signet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
 from trust import state as boot_state
@@ -166,9 +167,11 @@ class Stage:
 
     # Images and orders
 
-    def make_image(self, release_: image.Release, app: Path | None = None) -> bytes:
+    def make_image(self, release_: slot_image.Release, app: Path | None = None) -> bytes:
         """Build and sign an image of this checkout, without a word."""
-        return image.sign_image(image.build_image(release_, REPO, app), self.pki / "release.key")
+        return slot_image.sign_image(
+            slot_image.build_image(release_, REPO, app), self.pki / "release.key"
+        )
 
     def make_order(self, content: bytes) -> release.Order:
         now = int(time.time())

@@ -22,11 +22,12 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from signet import bootloader, image
+from signet import bootloader
 from signet.board_console import Console
 from signet.board_uart import Uart
 from signet.errors import SignetError
 from signet.formats.flash import Partition
+from signet.image import slot_image
 
 _TOOLS = Path(__file__).resolve().parents[1]
 _SHIMS = _TOOLS / "virtual_board"
@@ -289,7 +290,7 @@ def shims() -> Path:
     folder.mkdir()
     sources = {path.name: path for path in _SHIMS.glob("*.py") if path.name != _START}
     sources["idf.py"] = _TOOLS / "signet/formats/idf.py"
-    for name, code in image.compile_sources(sources).items():
+    for name, code in slot_image.compile_sources(sources).items():
         (folder / name).write_bytes(code)
     (folder / _START).write_bytes((_SHIMS / _START).read_bytes())
     return folder

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import click
 
-from signet import files, image, run
+from signet import files, run
 from signet.errors import RefusedError, SignetError
+from signet.image import slot_image
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _HINT = "only a development board in its REPL takes this: `make console`, then Ctrl-C"
@@ -35,7 +36,7 @@ print("development board", record["id"])
 
 def stage1_files(source: Path) -> dict[str, bytes]:
     """Stage 1 as it lies on `vfs`: path and content, lib/trust compiled."""
-    contents = image.compile_sources(image.python_files(source, ("lib/trust",)))
+    contents = slot_image.compile_sources(slot_image.python_files(source, ("lib/trust",)))
     for name in ("boot.py", "main.py"):
         contents[name] = files.read_file(source / name, "stage 1 file")
     return contents

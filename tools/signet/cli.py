@@ -18,13 +18,13 @@ from signet import (
     board_deploy,
     board_flash,
     board_image,
-    commands,
     emulator,
     fleet,
     release,
     service_token,
 )
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
+from signet.image import commands
 from signet.provisioning import devices
 from signet.sealing import burn
 

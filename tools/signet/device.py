@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signet import files, identity, image
+from signet import files, identity
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats import esp_image, filesystem, flash, signing
+from signet.image import slot_image
 from signet.pki import authority
 from trust.image import Descriptor
 from trust.state import BootState
@@ -44,7 +45,7 @@ class Settings:
     images: str
     ntp: str
     watchdog_s: int
-    profile: str = image.DEFAULT_PROFILE
+    profile: str = slot_image.DEFAULT_PROFILE
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,9 @@ def prepare(
     release_digest = signing.key_digest(pki_folder / "release.pub")
     content = files.read_file(signed_image, "slot image")
     with refusals_about(signed_image):
-        descriptor = image.verify_image(content, [release_digest], model, profile)
+        descriptor = slot_image.verify_image(content, [release_digest], model, profile)
     template = Template(
-        layout=flash.load_layout(source / image.LAYOUT),
+        layout=flash.load_layout(source / slot_image.LAYOUT),
         image=content,
         descriptor=descriptor,
         stage1=compile_stage1(source),
@@ -187,10 +188,10 @@ def check_free(output: Path) -> None:
 
 def compile_stage1(source: Path) -> dict[str, bytes]:
     """The files of stage 1 as they lie on `vfs`: boot.py, main.py, lib/trust compiled."""
-    library = image.python_files(source, ("lib/trust",))
+    library = slot_image.python_files(source, ("lib/trust",))
     if not library:
         raise SignetError(f"{source}/lib/trust: no Python files")
-    contents = image.compile_sources(library)
+    contents = slot_image.compile_sources(library)
     for name in ("boot.py", "main.py"):
         contents[name] = files.read_file(source / name, "stage 1 file")
     return contents
@@ -207,9 +208,9 @@ def pack_stage1(stage1: dict[str, bytes], size: int, wifi: Wifi | None = None) -
 def check_settings(settings: Settings) -> None:
     """Raise SignetError for a field that a device could not use."""
     authority.check_device_id(settings.id)
-    image.check_profile(settings.profile)
+    slot_image.check_profile(settings.profile)
     for name, value, pattern in (
-        ("model", settings.model, image.MODEL),
+        ("model", settings.model, slot_image.MODEL),
         ("hardware revision", settings.hw, HARDWARE),
     ):
         if not pattern.fullmatch(value):

@@ -26,8 +26,8 @@ import click
 
 from signet import files
 from signet.broker import Broker
-from signet.commands import EXIT_CODES
 from signet.errors import SignetError
+from signet.image.commands import EXIT_CODES
 from signet.servers import ImageServer, TimeServer, server_context
 
 LOOPBACK = "127.0.0.1"

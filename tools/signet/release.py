@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from signet import files, fleet, image, servers
-from signet.commands import EXIT_CODES
+from signet import files, fleet, servers
 from signet.errors import RefusedError, SignetError
 from signet.formats import signing
+from signet.image import slot_image
+from signet.image.commands import EXIT_CODES
 from signet.pki import authority
 from signet.session import OperatorSession
 from trust.image import BLOCK_LEN, Descriptor
@@ -118,12 +119,12 @@ def store_image(folder: Path, content: bytes, key_digest: bytes) -> Path:
     A version is released once: RefusedError if an image of other content has the name. One of the
     same content stays, though its signature, which is random, differs.
     """
-    descriptor = image.verify_image(content, [key_digest])
+    descriptor = slot_image.verify_image(content, [key_digest])
     path = folder / "images" / image_path(descriptor)
     if path.exists():
         released = files.read_file(path, "released image")
         try:
-            image.verify_image(released, [key_digest])
+            slot_image.verify_image(released, [key_digest])
         except RefusedError:
             pass  # damaged: nothing that a device would have installed, so it is replaced
         else:
@@ -165,7 +166,7 @@ def release(
     """
     release_key = signing.key_digest(pki_folder / "release.pub")
     fleet_key = signing.key_digest(pki_folder / "fleet.pub")
-    image.verify_image(content, [release_key])
+    slot_image.verify_image(content, [release_key])
     authority.check_device_id(device)
     with OperatorSession(pki_folder, broker) as session:
         now = int(time.time())

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from signet import device, image
+from signet import device
 from signet.errors import EXIT_REFUSED
+from signet.image import slot_image
 from signet.options import FILE, INVENTORY, PKI, SOURCE
 from signet.provisioning import batch, ports, sheets
 from signet.provisioning.batch import Bench, Result
@@ -45,7 +46,7 @@ def device_group() -> None:
 @click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    default=image.DEFAULT_PROFILE,
+    default=slot_image.DEFAULT_PROFILE,
     show_default=True,
     help="Lowest profile of image that the board runs.",
 )

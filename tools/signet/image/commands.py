@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from signet import files, image
+from signet import files
 from signet.errors import refusals_about
 from signet.formats import signing
+from signet.image import slot_image
 from signet.options import EXIT_CODES, FILE, FOLDER, JSON, SOURCE, U32
 from signet.pki import authority
 from signet.provisioning.command import device_group
@@ -70,12 +71,12 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
 )
 @click.option(
     "--min-platform",
-    default=".".join(map(str, image.DEFAULT_PLATFORM)),
+    default=".".join(map(str, slot_image.DEFAULT_PLATFORM)),
     show_default=True,
     callback=_parse_platform,
     help="Oldest MicroPython that can run it.",
 )
-@click.option("--profile", type=click.Choice(PROFILES), default=image.DEFAULT_PROFILE,
+@click.option("--profile", type=click.Choice(PROFILES), default=slot_image.DEFAULT_PROFILE,
               show_default=True, help="dev: with debug output, for dev boards only.")  # fmt: skip
 @click.option(
     "--build-time",
@@ -104,10 +105,10 @@ def image_build(
     build time give the same bytes.
     """
     now = int(time.time())
-    release = image.Release(
+    release = slot_image.Release(
         version, model, counter, min_platform, now if build_time is None else build_time, profile
     )
-    content = image.build_image(release, source, app)
+    content = slot_image.build_image(release, source, app)
     files.replace_file(output, content)
     click.echo(
         f"{output}: {version} for {model}, {profile}, counter {counter}, {len(content)} bytes, "
@@ -122,7 +123,7 @@ def image_build(
 def image_sign(unsigned: Path, key: Path, output: Path) -> None:
     """Sign an image with espsecure, and verify the result with espsecure and as a device does."""
     with refusals_about(unsigned):
-        content = image.sign_image(files.read_file(unsigned, "image"), key)
+        content = slot_image.sign_image(files.read_file(unsigned, "image"), key)
     files.replace_file(output, content)
     click.echo(f"{output}: signed by key {signing.key_digest(key).hex()}, {len(content)} bytes")
 
@@ -135,7 +136,7 @@ def image_sign(unsigned: Path, key: Path, output: Path) -> None:
 def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> None:
     """Verify an image as a device does before every boot."""
     with refusals_about(signed):
-        descriptor = image.verify_image(
+        descriptor = slot_image.verify_image(
             files.read_file(signed, "image"), [signing.key_digest(key)], model
         )
     if as_json:
@@ -157,7 +158,7 @@ def image_inspect(path: Path, as_json: bool) -> None:
     a file that is no image at all is refused.
     """
     with refusals_about(path):
-        report = image.inspect_image(files.read_file(path, "image"))
+        report = slot_image.inspect_image(files.read_file(path, "image"))
     signer = report.key_digest.hex() if report.key_digest else None
     if as_json:
         facts = {"bytes": report.length, "files": report.files, "key_digest": signer}
