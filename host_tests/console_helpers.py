@@ -9,7 +9,8 @@ from pathlib import Path
 from host_tests.board_helpers import BY_LABEL, REPL, make_board
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
 from signet import device
-from signet.board import Exit, VirtualBoard
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Exit
 from signet.formats import filesystem, flash
 from signet.image import slot_image
 

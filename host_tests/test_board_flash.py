@@ -18,7 +18,8 @@ from host_tests.board_helpers import (
     run_board,
     said,
 )
-from signet.board import Cause, Exit, FlashOp, PowerCut, VirtualBoard
+from signet.board.virtual.board import FlashOp, VirtualBoard
+from signet.board.virtual.cycle import Cause, Exit, PowerCut
 from signet.formats import esp_image, filesystem, flash, idf
 
 OTADATA = BY_LABEL["otadata"].offset

@@ -19,7 +19,8 @@ from host_tests.esp_images import (
     make_table,
 )
 from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
-from signet import bootloader, device
+from signet import device
+from signet.board.virtual import bootloader
 from signet.errors import RefusedError
 from signet.formats import esp_image, filesystem, flash
 from signet.image import slot_image

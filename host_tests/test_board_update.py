@@ -26,7 +26,8 @@ from host_tests.tool_helpers import REPO
 from host_tests.vectors import block as sign_block
 from host_tests.vectors import sign_order
 from signet import device, release
-from signet.board import Cause, PowerCut, VirtualBoard
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Cause, PowerCut
 from signet.fleet import Fleet
 from signet.formats import flash
 from signet.image import slot_image

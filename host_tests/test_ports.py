@@ -13,7 +13,8 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import board_image, device, files, run
+from signet import device, files, run
+from signet.board import real_flash
 from signet.formats import flash, secure_cert
 from signet.pki import authority
 from signet.provisioning import audit, batch, ports, serial_port
@@ -111,7 +112,7 @@ def test_the_command_makes_a_port_s_board_one_that_boots(signet, keys, signed_fi
     assert "a board on a port needs --micropython" in without.stderr
     done = signet(*command, "--micropython", "micropython.bin")
     assert (done.returncode, done.stderr) == (0, "")
-    board = board_image.check_board(flash.Flash(chip.flash, flash.read_table(chip.flash[TABLE])))
+    board = real_flash.check_board(flash.Flash(chip.flash, flash.read_table(chip.flash[TABLE])))
     assert (board.id, board.version, board.slot) == ("dev-0001", "1.0.0", "a")
     assert not (signed_file.parent / "flash.bin").exists()
     assert "24:0a:c4:00:00:01" in signet("device", "list", "--inventory", "inventory.db",

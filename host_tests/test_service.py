@@ -19,7 +19,8 @@ from host_tests.test_board_update import BLOCK, DEVICE, WAIT_S, World
 from host_tests.tool_helpers import REPO, SETTINGS, Signet, mode, run_program, snapshot
 from host_tests.vectors import sign_order
 from signet import device
-from signet.board import Cause, Exit, PowerCut, VirtualBoard
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Cause, Exit, PowerCut
 from signet.errors import RefusedError
 from signet.fleet import Fleet
 from signet.formats import filesystem, signing

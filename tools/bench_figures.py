@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
 from demo_transcript import NotHeldError
 from signet import device, files, release
-from signet.board import HEAP, VirtualBoard
+from signet.board.virtual.board import HEAP, VirtualBoard
 from signet.formats import signing
 from signet.image import slot_image
 from signet.pki import authority

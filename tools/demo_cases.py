@@ -8,7 +8,7 @@ from pathlib import Path
 from demo_stage import DEVICE, MODEL, REPO, Evidence, Stage
 from demo_transcript import NotHeldError
 from signet import release
-from signet.board import Exit, PowerCut
+from signet.board.virtual.cycle import Exit, PowerCut
 from signet.formats import flash
 from signet.image import slot_image
 from signet.run import run_program

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from demo_transcript import NotHeldError, Transcript
 from signet import files, release
-from signet.board import VirtualBoard
+from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
 from signet.fleet import LOOPBACK, Fleet
 from signet.formats.flash import Flash

@@ -12,17 +12,9 @@ from typing import NoReturn
 
 import click
 
-from signet import (
-    __version__,
-    board,
-    board_deploy,
-    board_flash,
-    board_image,
-    emulator,
-    fleet,
-    release,
-    service_token,
-)
+from signet import __version__, fleet, release, service_token
+from signet.board import deploy, emulator, esptool, real_flash
+from signet.board.virtual import board
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 from signet.image import commands
 from signet.provisioning import devices
@@ -37,9 +29,9 @@ def program(verbose: bool) -> None:
 
 
 for _command in (
-    board_image.command,
-    board_flash.command,
-    board_deploy.command,
+    real_flash.command,
+    esptool.command,
+    deploy.command,
     emulator.command,
 ):
     board.group.add_command(_command)

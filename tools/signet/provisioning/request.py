@@ -12,7 +12,7 @@ import click
 from cryptography import x509
 
 from signet import files
-from signet.board_image import build_board_flash
+from signet.board.real_flash import build_board_flash
 from signet.device import Credentials, Settings, Wifi
 from signet.errors import SignetError, refusals_about
 from signet.formats import secure_cert

@@ -22,14 +22,14 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from signet import bootloader
-from signet.board_console import Console
-from signet.board_uart import Uart
+from signet.board.virtual import bootloader
+from signet.board.virtual.console import Console
+from signet.board.virtual.uart import Uart
 from signet.errors import SignetError
 from signet.formats.flash import Partition
 from signet.image import slot_image
 
-_TOOLS = Path(__file__).resolve().parents[1]
+_TOOLS = Path(__file__).resolve().parents[3]
 _SHIMS = _TOOLS / "virtual_board"
 _START = "start.py"  # the only one that the interpreter takes as source
 _ESPRESSIF_OUI = "240ac4"

@@ -3,7 +3,7 @@
 A board is a folder: flash.bin (the chip), rtc (clock and RTC memory, gone when the power goes),
 control (radio link), console.log and console.sock. `VirtualBoard` gives it power, watches it, and
 can take its power away at any flash operation. What runs inside is in tools/virtual_board, what
-restarts it in board_cycle.py, the boot loader in bootloader.py.
+restarts it in cycle.py, the boot loader in bootloader.py.
 """
 
 import fcntl
@@ -16,8 +16,8 @@ from typing import NamedTuple, Self, TypeVar
 
 import click
 
-from signet import board_console
-from signet.board_cycle import (
+from signet.board.virtual import console
+from signet.board.virtual.cycle import (
     BoardError,
     Boot,
     Cause,
@@ -30,7 +30,7 @@ from signet.board_cycle import (
 
 __all__ = ["BoardError", "Boot", "Cause", "Exit", "FlashOp", "PowerCut", "VirtualBoard", "group"]
 
-_MICROPYTHON = Path(__file__).resolve().parents[2] / ".toolchain/bin/micropython"
+_MICROPYTHON = Path(__file__).resolve().parents[4] / ".toolchain/bin/micropython"
 # 64 KB scaled by the size of a word (an ESP32 has 56,000 bytes before it takes more from the IDF),
 # and 13 for the shims, which are in flash on a chip. What this allows a chip may not, as bytecode
 # and strings do not shrink with the word; but a chip's heap can grow (docs/benchmarks.md).
@@ -105,7 +105,7 @@ class VirtualBoard:
             if log:
                 write_private(log)
         write_private(self.folder / "control", _LINK_UP + _NOT_ASKED)
-        self._cycle = PowerCycle(setup, board_console.Console(self.folder, self._on_line))
+        self._cycle = PowerCycle(setup, console.Console(self.folder, self._on_line))
 
     def power_off(self) -> None:
         """Take the power away at once; nothing if it is off."""
@@ -271,7 +271,7 @@ def run_command(folder: Path) -> None:
 def console_command(folder: Path) -> None:
     """Show the console of the board that runs in FOLDER, until it is off or Ctrl-C."""
     try:
-        for line in board_console.watch(folder):
+        for line in console.watch(folder):
             click.echo(line)
     except KeyboardInterrupt:
         return

@@ -17,7 +17,7 @@ from signet import files, run
 from signet.errors import RefusedError, SignetError
 from signet.image import slot_image
 
-_PROJECT = Path(__file__).resolve().parents[2]
+_PROJECT = Path(__file__).resolve().parents[3]
 _HINT = "only a development board in its REPL takes this: `make console`, then Ctrl-C"
 _CHECK_S = 40
 _COPY_S = 300

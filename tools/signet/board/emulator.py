@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from signet.board_image import check_board
+from signet.board.real_flash import check_board
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats.flash import Flash
 

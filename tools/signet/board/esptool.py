@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from signet import run
-from signet.board_image import check_board
+from signet.board.real_flash import check_board
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats.flash import Flash
 
