@@ -8,9 +8,9 @@ from pathlib import Path
 
 from host_tests.board_helpers import BY_LABEL, REPL, make_board
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
-from signet import device
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Exit
+from signet.device import flash_file
 from signet.formats import filesystem, flash
 from signet.image import slot_image
 
@@ -69,7 +69,7 @@ def provision(folder: Path, keys: Path, **firmware: str) -> Path:
     signed = folder / "signed.img"
     unsigned = slot_image.pack_descriptor(RELEASE, len(payload)) + payload
     signed.write_bytes(slot_image.sign_image(unsigned, keys / "release.key"))
-    device.provision(SETTINGS, keys, signed, REPO, folder / "flash.bin")
+    flash_file.provision(SETTINGS, keys, signed, REPO, folder / "flash.bin")
     return folder / "flash.bin"
 
 

@@ -19,8 +19,8 @@ from host_tests.esp_images import (
     make_table,
 )
 from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
-from signet import device
 from signet.board.virtual import bootloader
+from signet.device import flash_file
 from signet.errors import RefusedError
 from signet.formats import esp_image, filesystem, flash
 from signet.image import slot_image
@@ -48,8 +48,8 @@ def device_flash(project, keys, signed, tmp_path_factory):
     """The flash file of a device, as `signet device provision` makes it."""
     folder = tmp_path_factory.mktemp("device")
     (folder / "signed.img").write_bytes(signed)
-    wifi = device.Wifi("a network")
-    device.provision(
+    wifi = flash_file.Wifi("a network")
+    flash_file.provision(
         SETTINGS, keys, folder / "signed.img", project, folder / "flash.bin", None, wifi
     )
     return folder / "flash.bin"

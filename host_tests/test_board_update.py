@@ -25,9 +25,10 @@ from host_tests.proxy import Proxy
 from host_tests.tool_helpers import REPO
 from host_tests.vectors import block as sign_block
 from host_tests.vectors import sign_order
-from signet import device, release
+from signet import release
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Cause, PowerCut
+from signet.device import flash_file
 from signet.fleet import Fleet
 from signet.formats import flash
 from signet.image import slot_image
@@ -69,12 +70,12 @@ class World:
         self.number = int(time.time()) - 40_000
         (folder / "1.0.0.img").write_bytes(self.sign(self.unsigned))
         address = {name: f"localhost:{route.port}" for name, route in proxy.routes.items()}
-        settings = device.Settings(
+        settings = flash_file.Settings(
             DEVICE, MODEL, "A1", address["broker"], address["images"],
             fleet.addresses["ntp"], WATCHDOG_S,
         )  # fmt: skip
         (folder / "board").mkdir()
-        device.provision(settings, keys, folder / "1.0.0.img", REPO, folder / "board/flash.bin")
+        flash_file.provision(settings, keys, folder / "1.0.0.img", REPO, folder / "board/flash.bin")
         self.board = VirtualBoard(folder / "board")
 
     def sign(self, content: bytes, key: Any = None) -> bytes:

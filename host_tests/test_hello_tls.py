@@ -13,8 +13,8 @@ import pytest
 from cryptography import x509
 
 from host_tests.mqtt_certificates import Authority
+from signet.device.identity import build_identity
 from signet.formats import flash
-from signet.identity import build_identity
 from signet.image import slot_image
 
 REPO = Path(__file__).resolve().parent.parent

@@ -13,14 +13,15 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import device, files, run
+from signet import files, run
 from signet.board import real_flash
+from signet.device import flash_file
+from signet.device.provisioning import audit, batch, ports, serial_port
+from signet.device.provisioning.batch import Bench, Job
+from signet.device.provisioning.inventory import DONE, Device, Inventory, location
+from signet.device.provisioning.making import Task
 from signet.formats import flash, secure_cert
 from signet.pki import authority
-from signet.provisioning import audit, batch, ports, serial_port
-from signet.provisioning.batch import Bench, Job
-from signet.provisioning.inventory import DONE, Device, Inventory, location
-from signet.provisioning.making import Task
 from trust.identity import Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -45,7 +46,7 @@ class Station:
         self.bench = Bench(template, keys, Inventory(location(None, folder)))
 
     def job(self, port: VirtualLoader | None, device_id="dev-0001", mac=None) -> Job:
-        settings = device.Settings(device_id, *list(vars(SETTINGS).values())[1:])
+        settings = flash_file.Settings(device_id, *list(vars(SETTINGS).values())[1:])
         output = self.folder / device_id / "flash.bin"
         return Job(Task(settings, output, authority.new_serial()), mac, port.name if port else None)
 
@@ -68,7 +69,7 @@ class Station:
 
 @pytest.fixture
 def station(tmp_path, keys, project, signed_file):
-    template = device.prepare(keys, signed_file, project, SETTINGS.model, SETTINGS.profile)
+    template = flash_file.prepare(keys, signed_file, project, SETTINGS.model, SETTINGS.profile)
     signed_file.unlink()
     return Station(tmp_path, keys, template)
 
@@ -298,7 +299,7 @@ def test_a_factory_key_is_read_from_the_board_and_kept(station, chip, keys):
 
 def test_each_port_takes_the_next_board():
     def job(device_id: str, port: str | None = None) -> Job:
-        settings = device.Settings(device_id, *list(vars(SETTINGS).values())[1:])
+        settings = flash_file.Settings(device_id, *list(vars(SETTINGS).values())[1:])
         return Job(Task(settings, Path(device_id), 1), None, port)
 
     chosen, left = ports.assign([job("a"), job("b"), job("c")], ["P", "Q"])

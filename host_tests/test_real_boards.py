@@ -13,8 +13,8 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.fleet_helpers import wait_until
 from host_tests.tool_helpers import REPO, SETTINGS
-from signet import device
 from signet.board import deploy, esptool, real_flash
+from signet.device import flash_file
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash
 from trust.identity import Identity
@@ -28,7 +28,7 @@ def folder(project, keys, signed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("a, board")  # QEMU has a use of its own for commas
     (folder / "signed.img").write_bytes(signed)
     (folder / "micropython.bin").write_bytes(make_micropython())
-    device.provision(SETTINGS, keys, folder / "signed.img", project, folder / "device.bin")
+    flash_file.provision(SETTINGS, keys, folder / "signed.img", project, folder / "device.bin")
     chip, _ = real_flash.build_board_flash(folder / "micropython.bin", folder / "device.bin")
     chip.save_new(folder / "flash.bin")
     return folder
@@ -223,7 +223,7 @@ def test_deploy_says_that_there_is_no_such_port(signet):
 
 def test_what_deploy_copies_is_stage_1_and_no_more(folder, project):
     contents = deploy.stage1_files(project)
-    on_vfs = device.pack_stage1(device.compile_stage1(project), 0x2C000)
+    on_vfs = flash_file.pack_stage1(flash_file.compile_stage1(project), 0x2C000)
     assert all(content[:64] in on_vfs for content in contents.values())
     names = {path.stem for path in (REPO / "lib/trust").glob("*.py")}
     assert set(contents) == {"boot.py", "main.py"} | {f"lib/trust/{name}.mpy" for name in names}

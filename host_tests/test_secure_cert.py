@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from host_tests.tool_helpers import run_program
-from signet import identity
+from signet.device import identity
 from signet.errors import RefusedError
 from signet.formats import secure_cert
 from signet.formats.secure_cert import Entry

@@ -18,9 +18,9 @@ from host_tests.proxy import Proxy
 from host_tests.test_board_update import BLOCK, DEVICE, WAIT_S, World
 from host_tests.tool_helpers import REPO, SETTINGS, Signet, mode, run_program, snapshot
 from host_tests.vectors import sign_order
-from signet import device
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Cause, Exit, PowerCut
+from signet.device import flash_file
 from signet.errors import RefusedError
 from signet.fleet import Fleet
 from signet.formats import filesystem, signing
@@ -239,7 +239,7 @@ def make_profiled(keys: Path, tmp_path_factory) -> Callable[..., VirtualBoard]:
         )
         (folder / "signed.img").write_bytes(content)
         settings = replace(SETTINGS, profile=profile)
-        device.provision(settings, keys, folder / "signed.img", REPO, folder / "flash.bin")
+        flash_file.provision(settings, keys, folder / "signed.img", REPO, folder / "flash.bin")
         return VirtualBoard(folder)
 
     return make

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
 from demo_transcript import NotHeldError
-from signet import device, files, release
+from signet import files, release
 from signet.board.virtual.board import HEAP, VirtualBoard
+from signet.device import flash_file
 from signet.formats import signing
 from signet.image import slot_image
 from signet.pki import authority
@@ -209,8 +210,10 @@ def _new_board(
     signed = stage.folder / "provisioned.img"
     files.replace_file(signed, content)
     stage.flash.unlink(missing_ok=True)
-    settings = device.Settings(DEVICE, MODEL, "A1", **stage.fleet.addresses, watchdog_s=_WATCHDOG_S)
-    device.provision(settings, stage.pki, signed, REPO, stage.flash)
+    settings = flash_file.Settings(
+        DEVICE, MODEL, "A1", **stage.fleet.addresses, watchdog_s=_WATCHDOG_S
+    )
+    flash_file.provision(settings, stage.pki, signed, REPO, stage.flash)
     mark, started = stage.mark, time.monotonic()
     with VirtualBoard(stage.flash.parent, heap=heap) as stage.board:
         stage.board.power_on(record_heap=record_heap)

@@ -15,10 +15,10 @@ import click
 from signet import __version__, fleet, release, service_token
 from signet.board import deploy, emulator, esptool, real_flash
 from signet.board.virtual import board
+from signet.device.provisioning import devices
+from signet.device.sealing import burn
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 from signet.image import commands
-from signet.provisioning import devices
-from signet.sealing import burn
 
 
 @click.group()

@@ -12,12 +12,12 @@ from typing import Any
 import click
 
 from signet import files
+from signet.device.commands import device_group
 from signet.errors import refusals_about
 from signet.formats import signing
 from signet.image import slot_image
 from signet.options import EXIT_CODES, FILE, FOLDER, JSON, SOURCE, U32
 from signet.pki import authority
-from signet.provisioning.command import device_group
 from trust.identity import PROFILES
 from trust.image import Descriptor
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import click
 
-from signet import device
+from signet.device import flash_file
+from signet.device.provisioning import batch, ports, sheets
+from signet.device.provisioning.batch import Bench, Result
+from signet.device.provisioning.inventory import Inventory, location
+from signet.device.provisioning.progress import Progress, note
+from signet.device.provisioning.request import Request
 from signet.errors import EXIT_REFUSED
 from signet.image import slot_image
 from signet.options import FILE, INVENTORY, PKI, SOURCE
-from signet.provisioning import batch, ports, sheets
-from signet.provisioning.batch import Bench, Result
-from signet.provisioning.inventory import Inventory, location
-from signet.provisioning.progress import Progress, note
-from signet.provisioning.request import Request
 from trust.identity import PROFILES
 
 
@@ -38,7 +38,7 @@ def device_group() -> None:
 @click.option("--ntp", required=True, metavar="HOST:PORT", help="Time server.")
 @click.option(
     "--watchdog-s",
-    type=click.IntRange(device.MIN_WATCHDOG_S, device.MAX_WATCHDOG_S),
+    type=click.IntRange(flash_file.MIN_WATCHDOG_S, flash_file.MAX_WATCHDOG_S),
     default=30,
     show_default=True,
     help="Seconds after which a hanging device restarts.",
@@ -83,9 +83,9 @@ def device_provision(**options: Any) -> None:
     request.check_options()
     boards = request.boards()
     if not request.many:
-        device.check_settings(request.settings(boards[0]))
+        flash_file.check_settings(request.settings(boards[0]))
     inventory = Inventory(location(request.inventory_url, request.pki_folder))
-    template = device.prepare(
+    template = flash_file.prepare(
         request.pki_folder, request.image_path, request.source, request.model, request.profile
     )
     bench = Bench(template, request.pki_folder, inventory)

@@ -19,8 +19,9 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from signet import device, files, identity
-from signet.device import Credentials, Settings, Template, Wifi
+from signet import files
+from signet.device import flash_file, identity
+from signet.device.flash_file import Credentials, Settings, Template, Wifi
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash
 from signet.pki import authority
@@ -60,7 +61,7 @@ def make(template: Template, pki_folder: Path, task: Task) -> str:
         if task.output.exists() or task.output.is_symlink():
             return _keep(template, task)
         credentials = _credentials(pki_folder, task)
-        chip = device.build_flash(template, task.settings, credentials, task.wifi)
+        chip = flash_file.build_flash(template, task.settings, credentials, task.wifi)
         chip.save_new(task.output)
         files.flush_folder(task.output.parent)
     except OSError as error:
@@ -93,7 +94,7 @@ def _keep(template: Template, task: Task) -> str:
         raise _not_ours(task) from error
     if same:
         credentials = Credentials(chain, stored, kept=True)
-        expected = device.build_flash(template, task.settings, credentials, task.wifi)
+        expected = flash_file.build_flash(template, task.settings, credentials, task.wifi)
         same = found.content == expected.content
     if not same or (task.factory_key is not None and stored != task.factory_key):
         raise _not_ours(task)

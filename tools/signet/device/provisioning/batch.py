@@ -18,12 +18,10 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from signet import device, identity
-from signet.device import Template
-from signet.errors import RefusedError, SignetError
-from signet.pki import authority
-from signet.provisioning import audit, making
-from signet.provisioning.inventory import (
+from signet.device import flash_file, identity
+from signet.device.flash_file import Template
+from signet.device.provisioning import audit, making
+from signet.device.provisioning.inventory import (
     DONE,
     STARTED,
     Device,
@@ -32,7 +30,9 @@ from signet.provisioning.inventory import (
     now,
     owner_of_mac,
 )
-from signet.provisioning.making import Task
+from signet.device.provisioning.making import Task
+from signet.errors import RefusedError, SignetError
+from signet.pki import authority
 
 _COMMIT_S = 1.0
 _SHOWN = 10
@@ -80,10 +80,10 @@ def check(template: Template, jobs: Sequence[Job]) -> None:
     for job in jobs:
         task = job.task
         try:
-            device.check_settings(task.settings)
+            flash_file.check_settings(task.settings)
             identity.encode_record(template.record(task.settings))
             if task.wifi is not None:
-                device.check_wifi(task.wifi)
+                flash_file.check_wifi(task.wifi)
             if task.credentials is not None:
                 identity.check_device_credentials(
                     task.credentials.chain, task.credentials.key, job.id, template.ca
@@ -122,7 +122,7 @@ def choose(inventory: Inventory, jobs: Sequence[Job]) -> tuple[list[Job], list[s
         raise RefusedError("\n  ".join([*problems[:_SHOWN], *more]))
     for job in todo:
         if job.id not in rows:
-            device.check_free(job.task.output)
+            flash_file.check_free(job.task.output)
     return todo, done
 
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
+from signet.device.provisioning import audit, sheets
+from signet.device.provisioning.audit import AuditLine
+from signet.device.provisioning.inventory import Device, Inventory, find, location
 from signet.errors import RefusedError
 from signet.options import FILE, INVENTORY, JSON, PKI
-from signet.provisioning import audit, sheets
-from signet.provisioning.audit import AuditLine
-from signet.provisioning.inventory import Device, Inventory, find, location
 
 _DEVICE = click.argument("device_id", metavar="ID")
 

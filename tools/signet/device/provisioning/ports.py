@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from signet import files
+from signet.device.provisioning import batch, making
+from signet.device.provisioning.batch import Bench, Job, Result
+from signet.device.provisioning.inventory import DONE, Device
+from signet.device.provisioning.serial_port import Port
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats import flash, secure_cert
 from signet.pki import authority
-from signet.provisioning import batch, making
-from signet.provisioning.batch import Bench, Job, Result
-from signet.provisioning.inventory import DONE, Device
-from signet.provisioning.serial_port import Port
 from trust.identity import RECORD
 
 Platform = Callable[[Path], bytes]  # the whole flash of a real board, from a device's flash file

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from signet.device.sealing.efuse_plan import Chip, Plan
 from signet.errors import RefusedError, refusals_about
 from signet.formats.flash import ENCRYPTED, SECTOR_LEN, TABLE_OFFSET, Partition, read_table
 from signet.run import ProgramError, run_program
-from signet.sealing.efuse_plan import Chip, Plan
 
 _APP, _DATA, _OTADATA, _NVS_KEYS = 0, 1, 0, 4
 _MAGIC, _HEADER_LEN, _MAX_SEGMENTS = 0xE9, 24, 16

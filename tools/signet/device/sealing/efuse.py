@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from signet.device.sealing.efuse_plan import FLASH_KEY, Chip, Plan, Step
 from signet.errors import RefusedError, SignetError
 from signet.run import run_program
-from signet.sealing.efuse_plan import FLASH_KEY, Chip, Plan, Step
 
 _PROGRAM = "espefuse"
 # What the names of key purposes mean: IDF, components/efuse/include/esp_efuse_chip.h.

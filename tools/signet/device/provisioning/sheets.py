@@ -12,10 +12,10 @@ from pathlib import Path
 from sqlalchemy import select
 
 from signet import files
+from signet.device.provisioning import audit, labels
+from signet.device.provisioning.inventory import DONE, Device, Inventory, find_all
+from signet.device.provisioning.labels import Label
 from signet.errors import RefusedError
-from signet.provisioning import audit, labels
-from signet.provisioning.inventory import DONE, Device, Inventory, find_all
-from signet.provisioning.labels import Label
 
 _PREFIX = "labels-"
 

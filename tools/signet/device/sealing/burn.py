@@ -20,11 +20,9 @@ from pathlib import Path
 import click
 
 from signet import files
-from signet.errors import RefusedError, SignetError
-from signet.run import run_program
-from signet.sealing import efuse, sealed_flash
-from signet.sealing.efuse import BURNED, Target
-from signet.sealing.efuse_plan import (
+from signet.device.sealing import efuse, sealed_flash
+from signet.device.sealing.efuse import BURNED, Target
+from signet.device.sealing.efuse_plan import (  # fmt: skip
     CHIPS,
     FLASH_KEY_LEN,
     Plan,
@@ -33,7 +31,9 @@ from signet.sealing.efuse_plan import (
     key_hash,
     load_plan,
     make_plan,
-)  # fmt: skip
+)
+from signet.errors import RefusedError, SignetError
+from signet.run import run_program
 
 _COMPARED = "flash key read back"
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -13,14 +13,14 @@ from cryptography import x509
 
 from signet import files
 from signet.board.real_flash import build_board_flash
-from signet.device import Credentials, Settings, Wifi
+from signet.device.flash_file import Credentials, Settings, Wifi
+from signet.device.provisioning import boards_csv, ports
+from signet.device.provisioning.batch import Job
+from signet.device.provisioning.boards_csv import Board
+from signet.device.provisioning.making import Task
 from signet.errors import SignetError, refusals_about
 from signet.formats import secure_cert
 from signet.pki import authority
-from signet.provisioning import boards_csv, ports
-from signet.provisioning.batch import Job
-from signet.provisioning.boards_csv import Board
-from signet.provisioning.making import Task
 
 FLASH_NAME = "flash.bin"
 

@@ -16,8 +16,8 @@ import socket
 from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from signet.device.provisioning.inventory import Base, now
 from signet.errors import RefusedError
-from signet.provisioning.inventory import Base, now
 
 START = "0" * 64  # the digest before the first line
 MAX_RESULT_LEN = 300

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signet import files, identity
+from signet import files
+from signet.device import identity
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats import esp_image, filesystem, flash, signing
 from signet.image import slot_image

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from signet import files
-from signet.device import HARDWARE, Wifi, check_wifi
+from signet.device.flash_file import HARDWARE, Wifi, check_wifi
 from signet.errors import SignetError
 from signet.pki import authority
 
