@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from host_tests.fleet_helpers import put_credentials
-from signet.fleet import Fleet
+from signet.fleet.serving import Fleet
 from signet.pki import authority
 
 

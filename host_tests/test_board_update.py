@@ -29,10 +29,10 @@ from signet import release
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Cause, PowerCut
 from signet.device import flash_file
-from signet.fleet import Fleet
+from signet.fleet.serving import Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.formats import flash
 from signet.image import slot_image
-from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from trust.state import CONFIRMED, BootState
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]

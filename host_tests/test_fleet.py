@@ -29,9 +29,9 @@ from host_tests.fleet_helpers import (
     wait_until,
 )
 from signet.errors import RefusedError, SignetError
-from signet.fleet import LOOPBACK, Fleet
+from signet.fleet.serving import LOOPBACK, Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.pki import authority
-from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 

@@ -12,8 +12,8 @@ import pytest
 
 from host_tests.fleet_helpers import WAIT_S, ImageClient, client_context, exchange, wait_until
 from host_tests.proxy import Proxy
-from signet import servers
-from signet.fleet import LOOPBACK, Fleet
+from signet.fleet import servers
+from signet.fleet.serving import LOOPBACK, Fleet
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 

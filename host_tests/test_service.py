@@ -22,10 +22,10 @@ from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Cause, Exit, PowerCut
 from signet.device import flash_file
 from signet.errors import RefusedError
-from signet.fleet import Fleet
+from signet.fleet.serving import Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.formats import filesystem, signing
 from signet.image import slot_image
-from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 

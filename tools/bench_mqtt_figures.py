@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 from demo_stage import REPO
 from demo_transcript import NotHeldError
-from signet.broker import Broker
-from signet.fleet import LOOPBACK
+from signet.fleet.broker import Broker
+from signet.fleet.servers import server_context
+from signet.fleet.serving import LOOPBACK
 from signet.image import slot_image
 from signet.pki import authority
-from signet.servers import server_context
 
 CORE = ("__init__", "codec", "link", "connect", "client")
 _MICROPYTHON = REPO / ".toolchain/bin/micropython"

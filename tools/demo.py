@@ -21,7 +21,7 @@ from demo_cases import CASES, refuse_and_recover
 from demo_stage import DEVICE, MODEL, OTHER_DEVICE, REPO, Report, Stage, claim_folder
 from demo_transcript import NotHeldError, Transcript
 from signet.errors import SignetError
-from signet.fleet import LOOPBACK
+from signet.fleet.serving import LOOPBACK
 from signet.formats.flash import Flash
 from signet.run import run_program
 from trust.identity import Identity

@@ -24,11 +24,11 @@ from demo_transcript import NotHeldError, Transcript
 from signet import files, release
 from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
-from signet.fleet import LOOPBACK, Fleet
+from signet.fleet.serving import LOOPBACK, Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
 from signet.formats.flash import Flash
 from signet.image import slot_image
 from signet.pki import authority
-from signet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
 from trust import state as boot_state
 
 REPO = Path(__file__).resolve().parent.parent

@@ -12,12 +12,13 @@ from typing import NoReturn
 
 import click
 
-from signet import __version__, fleet, release, service_token
+from signet import __version__, release, service_token
 from signet.board import deploy, emulator, esptool, real_flash
 from signet.board.virtual import board
 from signet.device.provisioning import devices
 from signet.device.sealing import burn
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
+from signet.fleet import serving
 from signet.image import commands
 
 
@@ -45,7 +46,7 @@ for _group in (
     commands.image_group,
     commands.device_group,
     release.group,
-    fleet.group,
+    serving.group,
     board.group,
 ):
     program.add_command(_group)

@@ -15,13 +15,14 @@ from typing import Any
 
 import click
 
-from signet import files, fleet, servers
+from signet import files
 from signet.errors import RefusedError, SignetError
+from signet.fleet import servers, serving
+from signet.fleet.session import OperatorSession
 from signet.formats import signing
 from signet.image import slot_image
 from signet.image.commands import EXIT_CODES
 from signet.pki import authority
-from signet.session import OperatorSession
 from trust.image import BLOCK_LEN, Descriptor
 
 MAX_ORDER_LEN = 1024  # bytes of JSON
@@ -214,7 +215,7 @@ def release_publish(
     The broker keeps the order for a device that is away. A device that has never connected to this
     broker cannot be sent one.
     """
-    broker = broker or fleet.running_address(folder, "broker")
+    broker = broker or serving.running_address(folder, "broker")
     content = files.read_file(image_path, "image")
     try:
         order = release(pki_folder, folder, broker, device, content, expires_in, number)

@@ -13,12 +13,13 @@ from typing import Any
 
 import click
 
-from signet import files, fleet
+from signet import files
 from signet.errors import RefusedError, refusals_about
+from signet.fleet import serving
+from signet.fleet.session import OperatorSession
 from signet.formats import signing
 from signet.pki import authority
 from signet.release import MAX_LIFETIME_S, sign_order
-from signet.session import OperatorSession
 
 KIND = "console"
 
@@ -103,7 +104,7 @@ def release_console(
     it said is in its events: "console opens", or why not.
     """
     authority.check_device_id(device)  # or '+' and '/' would reach other topics
-    broker = broker or fleet.running_address(folder, "broker")
+    broker = broker or serving.running_address(folder, "broker")
     with refusals_about(path):
         token = send(pki_folder, broker, device, files.read_file(path, "token"))
     click.echo(

@@ -25,10 +25,10 @@ from typing import Self
 import click
 
 from signet import files
-from signet.broker import Broker
 from signet.errors import SignetError
+from signet.fleet.broker import Broker
+from signet.fleet.servers import ImageServer, TimeServer, server_context
 from signet.image.commands import EXIT_CODES
-from signet.servers import ImageServer, TimeServer, server_context
 
 LOOPBACK = "127.0.0.1"
 STATE_NAME = "fleet.json"

@@ -139,7 +139,7 @@ class Broker:
 
 def _find_mosquitto() -> Path:
     """The one that `make setup` put beside the tools, else the one on PATH."""
-    ours = Path(__file__).resolve().parents[2] / ".toolchain/bin/mosquitto"
+    ours = Path(__file__).resolve().parents[3] / ".toolchain/bin/mosquitto"
     found = (
         ours if ours.exists() else shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin")
     )
