@@ -25,7 +25,6 @@ from host_tests.proxy import Proxy
 from host_tests.tool_helpers import REPO
 from host_tests.vectors import block as sign_block
 from host_tests.vectors import sign_order
-from signet import release
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Cause, PowerCut
 from signet.device import flash_file
@@ -33,6 +32,7 @@ from signet.fleet.serving import Fleet
 from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.formats import flash
 from signet.image import slot_image
+from signet.release import publishing
 from trust.state import CONFIRMED, BootState
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
@@ -115,7 +115,7 @@ class World:
         mark = len(self.operator.messages)
         if isinstance(order, dict):
             order = sign_order(key or self.fleet_key, json.dumps(order).encode())
-        release.publish(self.operator, DEVICE, order)
+        publishing.publish(self.operator, DEVICE, order)
         return mark
 
     def wait_for(self, wanted: Callable[[str, Report], Any], mark: int) -> Report:

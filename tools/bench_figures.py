@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
 from demo_transcript import NotHeldError
-from signet import files, release
+from signet import files
 from signet.board.virtual.board import HEAP, VirtualBoard
 from signet.device import flash_file
 from signet.formats import signing
 from signet.image import slot_image
 from signet.pki import authority
+from signet.release import publishing
 from trust.image import Descriptor
 
 BALLAST_KB = (0, 100, 200)  # by which the images of the update's heap are larger than the real one
@@ -126,7 +127,7 @@ def measure_update(stage: Stage) -> Update:
         with _new_board(stage, old) as online_s:
             _, wire = _prepare(stage, new)
             mark, started = stage.mark, time.monotonic()
-            release.publish(stage.operator, DEVICE, wire)
+            publishing.publish(stage.operator, DEVICE, wire)
             stage.wait_for_update("confirmed", mark)
             elapsed_s = time.monotonic() - started
             rounds.append(Update(elapsed_s, online_s, len(stage.board.boots) - 1))
@@ -142,7 +143,7 @@ def measure_heap(stage: Stage) -> Heap:
             _, wire = _prepare(stage, new)
             idle = _measure_idle(stage)
             start, mark = len(stage.board.heap_samples()), stage.mark
-            release.publish(stage.operator, DEVICE, wire)
+            publishing.publish(stage.operator, DEVICE, wire)
             _sample_until_confirmed(stage, mark)
             samples = stage.board.heap_samples()
             updates.append((len(new), idle, max(used for _, used in samples[start:])))
@@ -221,11 +222,13 @@ def _new_board(
         yield time.monotonic() - started
 
 
-def _prepare(stage: Stage, content: bytes) -> tuple[release.Order, bytes]:
+def _prepare(stage: Stage, content: bytes) -> tuple[publishing.Order, bytes]:
     """Serve an image, and make the order for it: as it is and as it is sent."""
-    release.store_image(stage.fleet.folder, content, signing.key_digest(stage.pki / "release.pub"))
+    publishing.store_image(
+        stage.fleet.folder, content, signing.key_digest(stage.pki / "release.pub")
+    )
     order = stage.make_order(content)
-    return order, release.sign_order(order, stage.pki / "fleet.key")
+    return order, publishing.sign_order(order, stage.pki / "fleet.key")
 
 
 def _command(stage: Stage, name: str, **args: Any) -> Any:

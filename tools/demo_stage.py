@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from demo_transcript import NotHeldError, Transcript
-from signet import files, release
+from signet import files
 from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
 from signet.fleet.serving import LOOPBACK, Fleet
@@ -29,6 +29,7 @@ from signet.fleet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSessio
 from signet.formats.flash import Flash
 from signet.image import slot_image
 from signet.pki import authority
+from signet.release import publishing
 from trust import state as boot_state
 
 REPO = Path(__file__).resolve().parent.parent
@@ -173,18 +174,18 @@ class Stage:
             slot_image.build_image(release_, REPO, app), self.pki / "release.key"
         )
 
-    def make_order(self, content: bytes) -> release.Order:
+    def make_order(self, content: bytes) -> publishing.Order:
         now = int(time.time())
-        number = release.next_number(self.fleet.folder, now)
-        return release.make_order(content, DEVICE, number, now + ORDER_S)
+        number = publishing.next_number(self.fleet.folder, now)
+        return publishing.make_order(content, DEVICE, number, now + ORDER_S)
 
-    def send(self, order: release.Order, content: bytes) -> None:
+    def send(self, order: publishing.Order, content: bytes) -> None:
         """Put content where the order says its image is; sign the order, good or bad; publish."""
         path = self.fleet.folder / str(order["path"]).lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace_file(path, content)
-        wire = release.sign_order(order, self.pki / "fleet.key")
-        release.publish(self.operator, DEVICE, wire)
+        wire = publishing.sign_order(order, self.pki / "fleet.key")
+        publishing.publish(self.operator, DEVICE, wire)
         self.show.said("order {number}: install {version}, counter {counter}".format(**order))
 
     def holds(self, slot: str, content: bytes) -> bool:

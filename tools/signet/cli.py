@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from signet import __version__, release, service_token
+from signet import __version__
 from signet.board import deploy, emulator, esptool, real_flash
 from signet.board.virtual import board
 from signet.device.provisioning import devices
@@ -20,6 +20,7 @@ from signet.device.sealing import burn
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 from signet.fleet import serving
 from signet.image import commands
+from signet.release import publishing, service_token
 
 
 @click.group()
@@ -39,13 +40,13 @@ for _command in (
 
 for _command in (*devices.COMMANDS, burn.command, service_token.device_token):
     commands.device_group.add_command(_command)
-release.group.add_command(service_token.release_console)
+publishing.group.add_command(service_token.release_console)
 
 for _group in (
     commands.pki_group,
     commands.image_group,
     commands.device_group,
-    release.group,
+    publishing.group,
     serving.group,
     board.group,
 ):

@@ -19,7 +19,7 @@ from signet.fleet import serving
 from signet.fleet.session import OperatorSession
 from signet.formats import signing
 from signet.pki import authority
-from signet.release import MAX_LIFETIME_S, sign_order
+from signet.release.publishing import MAX_LIFETIME_S, sign_order
 
 KIND = "console"
 
