@@ -21,7 +21,7 @@ help: ## list the targets
 setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
 
 demo: setup ## show the main job: provision, connect, update, refuse, roll back; HOST=… WIFI=… BIND=…
-	$(BIN)/python tools/demo.py $(if $(HOST),--keep --host $(HOST)) $(if $(WIFI),--wifi '$(WIFI)') \
+	PYTHONPATH=tools $(BIN)/python -m demo $(if $(HOST),--keep --host $(HOST)) $(if $(WIFI),--wifi '$(WIFI)') \
 	  $(if $(BIND),--bind $(BIND))
 
 flash: setup ## write a device to an ESP32 and compare: PORT=… MICROPYTHON_BIN=… [DEVICE=folder]

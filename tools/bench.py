@@ -11,8 +11,8 @@ import bench_figures
 import bench_table
 from bench_figures import Board, Heap, Size, Update
 from bench_table import Row, progress, words
-from demo_stage import Stage, claim_folder
-from demo_transcript import Transcript
+from demo.stage import Stage, claim_folder
+from demo.transcript import Transcript
 
 NAME = "bench"  # of the command
 FOLDER = Path("build/bench")

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo_stage import DEVICE, MODEL, REPO, WAIT_S, Stage
-from demo_transcript import NotHeldError
+from demo.stage import DEVICE, MODEL, REPO, WAIT_S, Stage
+from demo.transcript import NotHeldError
 from signet import files
 from signet.board.virtual.board import HEAP, VirtualBoard
 from signet.device import flash_file

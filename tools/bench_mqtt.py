@@ -10,7 +10,7 @@ import bench_mqtt_figures
 import bench_table
 from bench_mqtt_figures import CORE, Heap, Start, Times
 from bench_table import Row, progress, words
-from demo_stage import claim_folder
+from demo.stage import claim_folder
 
 NAME = "bench-mqtt"  # of the command
 FOLDER = Path("build/bench-mqtt")

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo_stage import REPO
-from demo_transcript import NotHeldError
+from demo.stage import REPO
+from demo.transcript import NotHeldError
 from signet.fleet.broker import Broker
 from signet.fleet.servers import server_context
 from signet.fleet.serving import LOOPBACK

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bench_table
 from bench_table import Row, progress
-from demo_stage import REPO, claim_folder
+from demo.stage import REPO, claim_folder
 from signet import files
 from signet.errors import SignetError
 from signet.image import slot_image

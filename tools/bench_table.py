@@ -15,8 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from demo_stage import REPO
-from demo_transcript import NotHeldError
+from demo.stage import REPO
+from demo.transcript import NotHeldError
 from signet import files
 from signet.errors import SignetError
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from demo_stage import DEVICE, MODEL, REPO, Evidence, Stage
-from demo_transcript import NotHeldError
+from demo.stage import DEVICE, MODEL, REPO, Evidence, Stage
+from demo.transcript import NotHeldError
 from signet.board.virtual.cycle import Exit, PowerCut
 from signet.formats import flash
 from signet.image import slot_image

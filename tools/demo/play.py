@@ -17,9 +17,9 @@ from pathlib import Path
 
 import click
 
-from demo_cases import CASES, refuse_and_recover
-from demo_stage import DEVICE, MODEL, OTHER_DEVICE, REPO, Report, Stage, claim_folder
-from demo_transcript import NotHeldError, Transcript
+from demo.cases import CASES, refuse_and_recover
+from demo.stage import DEVICE, MODEL, OTHER_DEVICE, REPO, Report, Stage, claim_folder
+from demo.transcript import NotHeldError, Transcript
 from signet.errors import SignetError
 from signet.fleet.serving import LOOPBACK
 from signet.formats.flash import Flash
@@ -265,7 +265,3 @@ def main(keeps: bool, folder: Path, host: str | None, wifi: str | None, bind: st
         click.echo("demo: interrupted", err=True)
         sys.exit(1)
     sys.exit(0 if good else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo_transcript import NotHeldError, Transcript
+from demo.transcript import NotHeldError, Transcript
 from signet import files
 from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
@@ -32,7 +32,7 @@ from signet.pki import authority
 from signet.release import publishing
 from trust import state as boot_state
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 DEVICE = "dev-0001"
 OTHER_DEVICE = "dev-0002"  # with --host: for a real board or an emulator
 MODEL = "signet-demo"
