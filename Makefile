@@ -53,13 +53,13 @@ types: setup ## types of the tools, then of the device code against MicroPython'
 	$(BIN)/mypy --config-file typings/mypy.ini
 
 bench: setup ## measure; prints a table and writes build/bench.json
-	$(BIN)/python tools/bench.py
+	PYTHONPATH=tools $(BIN)/python -m bench.board
 
 bench-mqtt: setup ## measure the MQTT client; prints a table and writes build/bench-mqtt.json
-	$(BIN)/python tools/bench_mqtt.py
+	PYTHONPATH=tools $(BIN)/python -m bench.mqtt
 
 bench-provision: setup ## measure provisioning; prints a table and writes build/bench-provision.json
-	$(BIN)/python tools/bench_provision.py
+	PYTHONPATH=tools $(BIN)/python -m bench.provision
 
 brokers: setup ## try the MQTT client with other brokers, and for long; writes build/mqtt-brokers.md
 	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers

@@ -1,6 +1,6 @@
 """What `make bench-mqtt` runs under MicroPython, in a process of its own for each figure.
 
-Settings come on stdin, as they do for bench_mqtt_app.py; "mode" is one of the functions below.  The
+Settings come on stdin, as they do for mqtt_app.py; "mode" is one of the functions below.  The
 result is the last line on stdout.
 """
 # mypy: ignore-errors

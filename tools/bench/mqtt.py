@@ -6,10 +6,9 @@ nothing but a TLS socket.  docs/benchmarks.md says how each is measured.
 
 from pathlib import Path
 
-import bench_mqtt_figures
-import bench_table
-from bench_mqtt_figures import CORE, Heap, Start, Times
-from bench_table import Row, progress, words
+from bench import mqtt_figures, table
+from bench.mqtt_figures import CORE, Heap, Start, Times
+from bench.table import Row, progress, words
 from demo.stage import claim_folder
 
 NAME = "bench-mqtt"  # of the command
@@ -54,16 +53,16 @@ def make_notes(times: Times, code: dict[str, int], heap: Heap) -> list[str]:
 
 def measure() -> tuple[list[Row], list[str]]:
     """Measure everything; rows of the table and notes to it."""
-    with claim_folder(FOLDER), bench_mqtt_figures.Lab(FOLDER.absolute()) as lab:
-        code = bench_mqtt_figures.measure_code(lab)
+    with claim_folder(FOLDER), mqtt_figures.Lab(FOLDER.absolute()) as lab:
+        code = mqtt_figures.measure_code(lab)
         progress(NAME, "messages, by the clock")
-        times = bench_mqtt_figures.measure_times(lab)
+        times = mqtt_figures.measure_times(lab)
         progress(NAME, "start")
-        start = bench_mqtt_figures.measure_start(lab)
+        start = mqtt_figures.measure_start(lab)
         progress(NAME, "heap")
-        heap = bench_mqtt_figures.measure_heap(lab)
+        heap = mqtt_figures.measure_heap(lab)
     return make_rows(times, start, code, heap), make_notes(times, code, heap)
 
 
 if __name__ == "__main__":
-    bench_table.run(NAME, RESULT, measure)
+    table.run(NAME, RESULT, measure)

@@ -7,10 +7,9 @@ docs/benchmarks.md says how each is measured, and what it says about an ESP32.
 
 from pathlib import Path
 
-import bench_figures
-import bench_table
-from bench_figures import Board, Heap, Size, Update
-from bench_table import Row, progress, words
+from bench import board_figures, table
+from bench.board_figures import Board, Heap, Size, Update
+from bench.table import Row, progress, words
 from demo.stage import Stage, claim_folder
 from demo.transcript import Transcript
 
@@ -68,16 +67,16 @@ def measure() -> tuple[list[Row], list[str]]:
     transcript.console.quiet = True  # what the stage would tell about a demo
     with claim_folder(FOLDER), Stage(FOLDER, transcript) as stage:
         progress(NAME, "code")
-        stage1 = bench_figures.measure_stage1()
-        bench_figures.make_fleet(stage)
+        stage1 = board_figures.measure_stage1()
+        board_figures.make_fleet(stage)
         progress(NAME, "verification and download, on the board")
-        board = bench_figures.measure_board(stage)
+        board = board_figures.measure_board(stage)
         progress(NAME, "updates, by the clock")
-        update = bench_figures.measure_update(stage)
+        update = board_figures.measure_update(stage)
         progress(NAME, "heap, idle and during updates")
-        heap = bench_figures.measure_heap(stage)
+        heap = board_figures.measure_heap(stage)
     return make_rows(stage1, board, heap, update), make_notes(board, heap, update)
 
 
 if __name__ == "__main__":
-    bench_table.run(NAME, RESULT, measure)
+    table.run(NAME, RESULT, measure)

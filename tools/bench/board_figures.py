@@ -27,7 +27,7 @@ from signet.release import publishing
 from trust.image import Descriptor
 
 BALLAST_KB = (0, 100, 200)  # by which the images of the update's heap are larger than the real one
-_BENCH_APP = Path(__file__).with_name("bench_app.py")
+_BENCH_APP = Path(__file__).with_name("board_app.py")
 _BENCH_HEAP = "128wK"  # twice an ESP32's: the bench's own code and buffers are in it, too
 _VERIFY_ROUNDS = 300
 _DOWNLOAD_ROUNDS = 60
@@ -107,7 +107,7 @@ def measure_stage1() -> Size:
 
 
 def measure_board(stage: Stage) -> Board:
-    """What only code on the board can measure (bench_app.py)."""
+    """What only code on the board can measure (board_app.py)."""
     content = _make_image(stage, "1.0.0", app=_BENCH_APP)
     served = [_make_update(stage, ballast_kb) for ballast_kb in (BALLAST_KB[0], BALLAST_KB[-1])]
     with _new_board(stage, content, heap=_BENCH_HEAP):

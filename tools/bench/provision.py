@@ -12,8 +12,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import bench_table
-from bench_table import Row, progress
+from bench import table
+from bench.table import Row, progress
 from demo.stage import REPO, claim_folder
 from signet import files
 from signet.errors import SignetError
@@ -97,4 +97,4 @@ def measure() -> tuple[list[Row], list[str]]:
 
 
 if __name__ == "__main__":
-    bench_table.run(NAME, RESULT, measure)
+    table.run(NAME, RESULT, measure)

@@ -31,7 +31,7 @@ _ROUNDS = 25
 _ROUND_TRIPS = 100
 _STARTS = 9
 _MOST_WK = 64
-_LARGE = 4096  # of the large message, as in bench_mqtt_small.py
+_LARGE = 4096  # of the large message, as in mqtt_small.py
 _REPEATS = 3  # of the smallest heap that was found, for it to count
 _RUN_S = 60
 _CONNACK = b"\x20\x02\x00\x00"
@@ -124,7 +124,7 @@ class Lab:
         sources = {"mtls.py": libraries / "mtls.py"}
         for path in (libraries / "mqtt").glob("*.py"):
             sources[f"mqtt/{path.name}"] = path
-        for name in ("bench_mqtt_app.py", "bench_mqtt_small.py"):
+        for name in ("mqtt_app.py", "mqtt_small.py"):
             sources[name] = Path(__file__).with_name(name)
         self.add_code(sources)
 
@@ -194,7 +194,7 @@ def measure_code(lab: Lab) -> dict[str, int]:
     NotHeldError if a client at QoS 1 needs a module that is not counted as core.
     """
     sources = slot_image.python_files(REPO, ["lib/mqtt"])
-    extra = {name.removeprefix("mqtt.") for name in lab.run("bench_mqtt_small", mode="loaded")}
+    extra = {name.removeprefix("mqtt.") for name in lab.run("mqtt_small", mode="loaded")}
     extra.difference_update(CORE)
     if extra:
         raise NotHeldError(f"a client at QoS 1 has loaded {', '.join(sorted(extra))}")
@@ -204,8 +204,8 @@ def measure_code(lab: Lab) -> dict[str, int]:
 
 
 def measure_times(lab: Lab) -> Times:
-    """All that is compared within one process (bench_mqtt_app.py)."""
-    result = lab.run("bench_mqtt_app", rounds=_ROUNDS, round_trips=_ROUND_TRIPS)
+    """All that is compared within one process (mqtt_app.py)."""
+    result = lab.run("mqtt_app", rounds=_ROUNDS, round_trips=_ROUND_TRIPS)
     nodelay, coalesced, qos0 = _per_second(result["qos0"])
     qos1, sequential, window = _per_second(result["qos1"])
     receive_bare, receive = _per_second(result["receive"])
@@ -226,15 +226,15 @@ def measure_start(lab: Lab) -> Start:
     for _ in range(_STARTS):
         for mode in best:
             began = time.time_ns()
-            ended = lab.run("bench_mqtt_small", mode=mode)
+            ended = lab.run("mqtt_small", mode=mode)
             best[mode] = min(best[mode], (ended - began) / 1e6)
     return Start(best["start"], best["start_bare"])
 
 
 def measure_heap(lab: Lab) -> Heap:
     return Heap(
-        lab.run("bench_mqtt_small", mode="live"),
-        lab.run("bench_mqtt_small", mode="live_bare"),
+        lab.run("mqtt_small", mode="live"),
+        lab.run("mqtt_small", mode="live_bare"),
         _smallest_wk(lab, "publish"),
         _smallest_wk(lab, "receive"),
     )
@@ -243,7 +243,7 @@ def measure_heap(lab: Lab) -> Heap:
 def _smallest_wk(lab: Lab, mode: str) -> int:
     """Least heap in which the work is done; NotHeldError if it needs more than an ESP32's."""
     if not _fits(lab, mode, _MOST_WK):
-        lab.run("bench_mqtt_small", f"{_MOST_WK}wK", mode=mode)  # says why
+        lab.run("mqtt_small", f"{_MOST_WK}wK", mode=mode)  # says why
     too_small, enough = 0, _MOST_WK
     while enough - too_small > 1:
         middle = (too_small + enough) // 2
@@ -258,7 +258,7 @@ def _smallest_wk(lab: Lab, mode: str) -> int:
 
 def _fits(lab: Lab, mode: str, size_wk: int) -> bool:
     with contextlib.suppress(NotHeldError):
-        return bool(lab.run("bench_mqtt_small", f"{size_wk}wK", mode=mode) == _LARGE)
+        return bool(lab.run("mqtt_small", f"{size_wk}wK", mode=mode) == _LARGE)
     return False
 
 
