@@ -21,6 +21,7 @@ from host_tests.esp_images import (
 from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
 from signet.board.virtual import bootloader
 from signet.device import flash_file
+from signet.device.settings import Wifi
 from signet.errors import RefusedError
 from signet.formats import esp_image, filesystem, flash
 from signet.image import slot_image
@@ -48,7 +49,7 @@ def device_flash(project, keys, signed, tmp_path_factory):
     """The flash file of a device, as `signet device provision` makes it."""
     folder = tmp_path_factory.mktemp("device")
     (folder / "signed.img").write_bytes(signed)
-    wifi = flash_file.Wifi("a network")
+    wifi = Wifi("a network")
     flash_file.provision(
         SETTINGS, keys, folder / "signed.img", project, folder / "flash.bin", None, wifi
     )

@@ -28,6 +28,7 @@ from host_tests.vectors import sign_order
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Cause, PowerCut
 from signet.device import flash_file
+from signet.device.settings import Settings
 from signet.fleet.serving import Fleet
 from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.formats import flash
@@ -70,7 +71,7 @@ class World:
         self.number = int(time.time()) - 40_000
         (folder / "1.0.0.img").write_bytes(self.sign(self.unsigned))
         address = {name: f"localhost:{route.port}" for name, route in proxy.routes.items()}
-        settings = flash_file.Settings(
+        settings = Settings(
             DEVICE, MODEL, "A1", address["broker"], address["images"],
             fleet.addresses["ntp"], WATCHDOG_S,
         )  # fmt: skip

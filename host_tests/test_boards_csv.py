@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from signet.device.flash_file import Wifi
 from signet.device.provisioning import boards_csv
 from signet.device.provisioning.boards_csv import Board
+from signet.device.settings import Wifi
 from signet.errors import SignetError
 
 

@@ -25,9 +25,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS, mode, run_program, snapshot
 from signet import run
 from signet.device import flash_file, identity
+from signet.device.settings import Wifi
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash, secure_cert, signing
 from signet.image import slot_image
+from signet.image.stage1 import compile_stage1
 from signet.pki import authority
 from trust.identity import Identity
 from trust.state import CONFIRMED, BootState
@@ -178,7 +180,7 @@ def test_micropython_mounts_vfs_and_stage_1_accepts_its_board(micropython, chip,
 
 
 def stage1(project, wifi=None) -> bytes:
-    return flash_file.pack_stage1(flash_file.compile_stage1(project), 0x2C000, wifi)
+    return flash_file.pack_stage1(compile_stage1(project), 0x2C000, wifi)
 
 
 def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):
@@ -190,9 +192,9 @@ def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):
 
 # What firmware/link.py reads.
 WIFI = {
-    "open": (flash_file.Wifi("works"), b'{"wifi": {"ssid": "works", "key": ""}}'),
+    "open": (Wifi("works"), b'{"wifi": {"ssid": "works", "key": ""}}'),
     "with a passphrase": (
-        flash_file.Wifi("caf\u00e9", "correct horse"),
+        Wifi("caf\u00e9", "correct horse"),
         b'{"wifi": {"ssid": "caf\\u00e9", "key": "correct horse"}}',
     ),
 }
@@ -205,14 +207,14 @@ def test_wifi_is_a_setting_on_vfs(project, wifi, expected):
 
 
 BAD_WIFI = {
-    "no name": (flash_file.Wifi(""), "Wi-Fi name '', expected 1 to 32 bytes"),
-    "long name": (flash_file.Wifi("\u00e9" * 17), "expected 1 to 32 bytes"),
+    "no name": (Wifi(""), "Wi-Fi name '', expected 1 to 32 bytes"),
+    "long name": (Wifi("\u00e9" * 17), "expected 1 to 32 bytes"),
     "short key": (
-        flash_file.Wifi("works", "hunter2"),
+        Wifi("works", "hunter2"),
         "passphrase of 7 characters, expected 8 to 63",
     ),
-    "long key": (flash_file.Wifi("works", "x" * 64), "passphrase of 64 characters"),
-    "not ASCII": (flash_file.Wifi("works", "p\u00e4ssword"), "in ASCII"),
+    "long key": (Wifi("works", "x" * 64), "passphrase of 64 characters"),
+    "not ASCII": (Wifi("works", "p\u00e4ssword"), "in ASCII"),
 }
 
 

@@ -18,7 +18,7 @@ from host_tests.tool_helpers import RELEASE, REPO, run_program, snapshot
 from signet import run
 from signet.errors import RefusedError, SignetError
 from signet.formats import filesystem, signing
-from signet.image import slot_image
+from signet.image import mpy, slot_image
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
@@ -154,7 +154,7 @@ def test_micropython_mounts_the_payload_and_runs_from_it(micropython, project, u
     )
     assert done.stderr == ""
     *listed, greeting = done.stdout.splitlines()
-    compiled = slot_image.compile_sources(slot_image._slot_sources(project))
+    compiled = mpy.compile_sources(slot_image._slot_sources(project))
     expected = {
         f"/slot/{name} {hashlib.sha256(code).hexdigest()}" for name, code in compiled.items()
     }
@@ -230,7 +230,7 @@ def test_the_order_of_files_makes_no_difference():
 
 
 def test_the_payload_has_no_block_too_many(project, unsigned):
-    compiled = slot_image.compile_sources(slot_image._slot_sources(project))
+    compiled = mpy.compile_sources(slot_image._slot_sources(project))
     blocks = len(unsigned) // 4096 - 1
     assert filesystem.pack(compiled, filesystem.SLOT, blocks) == unsigned[4096:]
     with pytest.raises(RefusedError, match=f"do not fit into {blocks - 1} blocks of 4096"):
@@ -464,7 +464,7 @@ SWITCH = "from micropython import const\n_DEBUG = const(False)\n"
 def debug_strings() -> set[bytes]:
     """What the device's modules would print in a dev image, up to the first value."""
     found = set()
-    for path in slot_image.python_files(REPO, ("firmware", "lib")).values():
+    for path in mpy.python_files(REPO, ("firmware", "lib")).values():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and "signet: debug: " in str(node.value):
                 found.add(str(node.value).partition("%")[0].encode())
@@ -482,7 +482,7 @@ def test_only_a_dev_image_holds_debug_code(tmp_path):
     assert len(wanted) >= 3
     for profile, content in images.items():
         sources = slot_image._slot_sources(REPO)
-        code = b"".join(slot_image.compile_sources(sources, debug=profile == "dev").values())
+        code = b"".join(mpy.compile_sources(sources, debug=profile == "dev").values())
         for found in (content, code):
             assert (b"debug" in found, b"_DEBUG" in found) == (profile == "dev", False)
         assert {text for text in wanted if text in code} == (wanted if profile == "dev" else set())
@@ -511,20 +511,20 @@ def test_another_debug_switch_is_refused(tmp_path, name, debug):
     path = tmp_path / "module.py"
     path.write_text(SWITCHES[name])
     with pytest.raises(SignetError, match="debug code is switched by the line") as failure:
-        slot_image.compile_sources({"module.py": path}, debug)
+        mpy.compile_sources({"module.py": path}, debug)
     assert str(path) in str(failure.value)
 
 
 def test_the_debug_switch_works(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(SWITCH + "if _DEBUG:\n    print('a rare word')\n")
-    found = [slot_image.compile_sources({"module.py": path}, debug) for debug in (False, True)]
+    found = [mpy.compile_sources({"module.py": path}, debug) for debug in (False, True)]
     assert [b"a rare word" in files["module.mpy"] for files in found] == [False, True]
 
 
 def test_device_code_prints_in_three_levels():
     """`signet: …`, `signet: error: …`, and in a dev image `signet: debug: …`."""
-    sources = slot_image.python_files(REPO, ("firmware", "lib")) | {
+    sources = mpy.python_files(REPO, ("firmware", "lib")) | {
         name: REPO / name for name in ("boot.py", "main.py")
     }
     levels: Counter[str] = Counter()

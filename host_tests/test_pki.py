@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from host_tests.tool_helpers import Signet, mode, snapshot
 from signet.errors import RefusedError, SignetError
-from signet.pki import authority
+from signet.pki import authority, names
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
@@ -93,8 +93,8 @@ def test_server_names_are_those_asked_for(keys):
 
 def test_the_operator_cannot_be_taken_for_a_device(keys):
     (name,) = certificate(keys, "operator").subject
-    assert name.value == authority.OPERATOR_NAME
-    assert not authority.DEVICE_ID.fullmatch(str(name.value))
+    assert name.value == names.OPERATOR_NAME
+    assert not names.DEVICE_ID.fullmatch(str(name.value))
 
 
 @pytest.mark.parametrize(

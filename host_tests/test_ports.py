@@ -20,6 +20,7 @@ from signet.device.provisioning import audit, batch, ports, serial_port
 from signet.device.provisioning.batch import Bench, Job
 from signet.device.provisioning.inventory import DONE, Device, Inventory, location
 from signet.device.provisioning.making import Task
+from signet.device.settings import Settings
 from signet.formats import flash, secure_cert
 from signet.pki import authority
 from trust.identity import Identity
@@ -46,7 +47,7 @@ class Station:
         self.bench = Bench(template, keys, Inventory(location(None, folder)))
 
     def job(self, port: VirtualLoader | None, device_id="dev-0001", mac=None) -> Job:
-        settings = flash_file.Settings(device_id, *list(vars(SETTINGS).values())[1:])
+        settings = Settings(device_id, *list(vars(SETTINGS).values())[1:])
         output = self.folder / device_id / "flash.bin"
         return Job(Task(settings, output, authority.new_serial()), mac, port.name if port else None)
 
@@ -237,7 +238,7 @@ def test_our_own_comparison_does_not_rest_on_the_chips_hash(station, chip, monke
             return ""
         return really_run(name, *args, **options)
 
-    monkeypatch.setattr(serial_port, "run_program", lie)
+    monkeypatch.setattr(run, "run_program", lie)
     failed = station.run(station.job(chip)).failed["dev-0001"]
     assert "read-back failed: the identity differs" in str(failed)
     assert station.devices()["dev-0001"].status == "started"
@@ -251,7 +252,7 @@ def test_verify_flash_is_asked(station, chip, monkeypatch):
             chip.flash[0x314123] ^= 1
         return really_run(name, *args, **options)
 
-    monkeypatch.setattr(serial_port, "run_program", damage)
+    monkeypatch.setattr(run, "run_program", damage)
     failed = station.run(station.job(chip)).failed["dev-0001"]
     assert "read-back failed: esptool: failed" in str(failed)
 
@@ -299,7 +300,7 @@ def test_a_factory_key_is_read_from_the_board_and_kept(station, chip, keys):
 
 def test_each_port_takes_the_next_board():
     def job(device_id: str, port: str | None = None) -> Job:
-        settings = flash_file.Settings(device_id, *list(vars(SETTINGS).values())[1:])
+        settings = Settings(device_id, *list(vars(SETTINGS).values())[1:])
         return Job(Task(settings, Path(device_id), 1), None, port)
 
     chosen, left = ports.assign([job("a"), job("b"), job("c")], ["P", "Q"])

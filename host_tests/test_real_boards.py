@@ -13,10 +13,11 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.fleet_helpers import wait_until
 from host_tests.tool_helpers import REPO, SETTINGS
-from signet.board import deploy, esptool, real_flash
+from signet.board import commands, deploy, esptool, real_flash
 from signet.device import flash_file
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash
+from signet.image.stage1 import compile_stage1
 from trust.identity import Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -103,7 +104,7 @@ def test_writing_and_comparing_both_have_to_succeed(monkeypatch, codes, error, c
         done.append(arguments)
         return codes[len(done) - 1]
 
-    monkeypatch.setattr(esptool, "_run_esptool", run_esptool)
+    monkeypatch.setattr(esptool, "_show", run_esptool)
     if error is None:
         esptool.write_board(Path("flash.bin"), "port")
     else:
@@ -222,8 +223,8 @@ def test_deploy_says_that_there_is_no_such_port(signet):
 
 
 def test_what_deploy_copies_is_stage_1_and_no_more(folder, project):
-    contents = deploy.stage1_files(project)
-    on_vfs = flash_file.pack_stage1(flash_file.compile_stage1(project), 0x2C000)
+    contents = compile_stage1(project)
+    on_vfs = flash_file.pack_stage1(compile_stage1(project), 0x2C000)
     assert all(content[:64] in on_vfs for content in contents.values())
     names = {path.stem for path in (REPO / "lib/trust").glob("*.py")}
     assert set(contents) == {"boot.py", "main.py"} | {f"lib/trust/{name}.mpy" for name in names}
@@ -260,11 +261,11 @@ def test_nothing_is_copied_before_the_board_was_asked(monkeypatch, project, erro
     monkeypatch.setattr(deploy, "_run_mpremote", run_mpremote)
     arguments = ["--port", "/dev/ttyUSB0", "--source", str(project)]
     if error is None:
-        deploy.command.main(arguments, standalone_mode=False)
+        commands.board_deploy.main(arguments, standalone_mode=False)
         assert [step[3] for step in steps] == ["exec", "fs"]
     else:
         with pytest.raises(SignetError):
-            deploy.command.main(arguments, standalone_mode=False)
+            commands.board_deploy.main(arguments, standalone_mode=False)
         assert [step[3] for step in steps] == ["exec"]
     assert steps[0] == ["connect", "/dev/ttyUSB0", "resume", "exec", deploy._CHECK]
 
@@ -275,7 +276,7 @@ def test_a_board_without_a_repl_is_given_up(monkeypatch):
     monkeypatch.setattr(deploy, "_CHECK_S", 1)
     try:
         with pytest.raises(SignetError, match="no answer from a REPL within 1 s") as failure:
-            deploy.command.main(["--port", os.ttyname(theirs)], standalone_mode=False)
+            commands.board_deploy.main(["--port", os.ttyname(theirs)], standalone_mode=False)
     finally:
         os.close(ours)
         os.close(theirs)

@@ -13,7 +13,7 @@ from firmware import orders
 from host_tests.fleet_helpers import WAIT_S, open_session
 from host_tests.tool_helpers import RELEASE, run_program, snapshot
 from signet.errors import RefusedError, SignetError
-from signet.formats import signing
+from signet.formats import documents, signing
 from signet.image import slot_image
 from signet.release import publishing
 
@@ -58,7 +58,7 @@ def order(signed):
 
 @pytest.fixture(scope="module")
 def wire(order, keys):
-    return publishing.sign_order(order, keys / "fleet.key")
+    return documents.sign_document(order, keys / "fleet.key")
 
 
 # Orders
@@ -105,20 +105,20 @@ def test_an_altered_order_does_not_open(keys, wire, place):
     altered = bytearray(wire)
     altered[place] ^= 1
     with pytest.raises(RefusedError):
-        publishing.open_order(bytes(altered), signing.key_digest(keys / "fleet.pub"))
+        documents.open_document(bytes(altered), signing.key_digest(keys / "fleet.pub"))
 
 
 def test_an_order_opens_for_its_key_only(keys, wire):
     with pytest.raises(RefusedError, match="unknown key"):
-        publishing.open_order(wire, signing.key_digest(keys / "release.pub"))
+        documents.open_document(wire, signing.key_digest(keys / "release.pub"))
 
 
 def test_an_order_is_bounded(keys, order):
     """1,024 bytes of JSON are signed, 1,025 are not."""
     room = 1024 - len(json.dumps(order | {"path": ""}, separators=(",", ":")))
-    publishing.sign_order(order | {"path": "p" * room}, keys / "fleet.key")
+    documents.sign_document(order | {"path": "p" * room}, keys / "fleet.key")
     with pytest.raises(RefusedError, match="order of 1025 bytes, at most 1024"):
-        publishing.sign_order(order | {"path": "p" * (room + 1)}, keys / "fleet.key")
+        documents.sign_document(order | {"path": "p" * (room + 1)}, keys / "fleet.key")
 
 
 @pytest.mark.parametrize("version", ["../../1", "a/b", ".hidden", "1%2e0"])

@@ -25,7 +25,7 @@ from signet.errors import RefusedError
 from signet.fleet.serving import Fleet
 from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.formats import filesystem, signing
-from signet.image import slot_image
+from signet.image import mpy, slot_image
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -204,7 +204,7 @@ def test_the_next_reset_shuts_the_console(tmp_path):
         "    machine.RTC().memory(%r)\n    machine.reset()\n"
     )
     end = "\nprint('the console is open')\nmachine.reset()\n"
-    contents = slot_image.compile_sources(slot_image.python_files(REPO, ("lib/trust",)))
+    contents = mpy.compile_sources(mpy.python_files(REPO, ("lib/trust",)))
     contents["main.py"] = (REPO / "main.py").read_bytes()
     for memory, opens in ((b"console", 1), (b"console ", 0)):
         contents["boot.py"] = (begin % memory + (REPO / "boot.py").read_text() + end).encode()

@@ -20,8 +20,9 @@ from demo.transcript import NotHeldError
 from signet import files
 from signet.board.virtual.board import HEAP, VirtualBoard
 from signet.device import flash_file
-from signet.formats import signing
-from signet.image import slot_image
+from signet.device.settings import Settings
+from signet.formats import documents, signing
+from signet.image import mpy, slot_image
 from signet.pki import authority
 from signet.release import publishing
 from trust.image import Descriptor
@@ -100,9 +101,9 @@ def make_fleet(stage: Stage) -> None:
 
 
 def measure_stage1() -> Size:
-    sources = slot_image.python_files(REPO, ("lib/trust",))
+    sources = mpy.python_files(REPO, ("lib/trust",))
     sources |= {name: REPO / name for name in ("boot.py", "main.py")}
-    compiled = slot_image.compile_sources(sources)
+    compiled = mpy.compile_sources(sources)
     return Size({name: len(code) for name, code in compiled.items()}, _empty_len(compiled))
 
 
@@ -155,7 +156,7 @@ def measure_heap(stage: Stage) -> Heap:
 def _empty_len(names: Iterable[str]) -> int:
     """Bytes of .mpy that modules of these names take without any content."""
     with tempfile.NamedTemporaryFile(prefix="signet-bench-", suffix=".py") as empty:
-        compiled = slot_image.compile_sources(dict.fromkeys(names, Path(empty.name)))
+        compiled = mpy.compile_sources(dict.fromkeys(names, Path(empty.name)))
     return sum(map(len, compiled.values()))
 
 
@@ -211,9 +212,7 @@ def _new_board(
     signed = stage.folder / "provisioned.img"
     files.replace_file(signed, content)
     stage.flash.unlink(missing_ok=True)
-    settings = flash_file.Settings(
-        DEVICE, MODEL, "A1", **stage.fleet.addresses, watchdog_s=_WATCHDOG_S
-    )
+    settings = Settings(DEVICE, MODEL, "A1", **stage.fleet.addresses, watchdog_s=_WATCHDOG_S)
     flash_file.provision(settings, stage.pki, signed, REPO, stage.flash)
     mark, started = stage.mark, time.monotonic()
     with VirtualBoard(stage.flash.parent, heap=heap) as stage.board:
@@ -222,13 +221,13 @@ def _new_board(
         yield time.monotonic() - started
 
 
-def _prepare(stage: Stage, content: bytes) -> tuple[publishing.Order, bytes]:
+def _prepare(stage: Stage, content: bytes) -> tuple[documents.Document, bytes]:
     """Serve an image, and make the order for it: as it is and as it is sent."""
     publishing.store_image(
         stage.fleet.folder, content, signing.key_digest(stage.pki / "release.pub")
     )
     order = stage.make_order(content)
-    return order, publishing.sign_order(order, stage.pki / "fleet.key")
+    return order, documents.sign_document(order, stage.pki / "fleet.key")
 
 
 def _command(stage: Stage, name: str, **args: Any) -> Any:

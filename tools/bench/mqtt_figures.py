@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from demo.stage import REPO
 from demo.transcript import NotHeldError
 from signet.fleet.broker import Broker
-from signet.fleet.servers import server_context
+from signet.fleet.image_server import server_context
 from signet.fleet.serving import LOOPBACK
-from signet.image import slot_image
+from signet.image import mpy
 from signet.pki import authority
 
 CORE = ("__init__", "codec", "link", "connect", "client")
@@ -139,7 +139,7 @@ class Lab:
 
     def add_code(self, sources: dict[str, Path]) -> None:
         """Compile modules for `run` to find."""
-        for name, code in slot_image.compile_sources(sources).items():
+        for name, code in mpy.compile_sources(sources).items():
             path = self._code / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(code)
@@ -193,14 +193,12 @@ def measure_code(lab: Lab) -> dict[str, int]:
 
     NotHeldError if a client at QoS 1 needs a module that is not counted as core.
     """
-    sources = slot_image.python_files(REPO, ["lib/mqtt"])
+    sources = mpy.python_files(REPO, ["lib/mqtt"])
     extra = {name.removeprefix("mqtt.") for name in lab.run("mqtt_small", mode="loaded")}
     extra.difference_update(CORE)
     if extra:
         raise NotHeldError(f"a client at QoS 1 has loaded {', '.join(sorted(extra))}")
-    return {
-        Path(name).stem: len(code) for name, code in slot_image.compile_sources(sources).items()
-    }
+    return {Path(name).stem: len(code) for name, code in mpy.compile_sources(sources).items()}
 
 
 def measure_times(lab: Lab) -> Times:

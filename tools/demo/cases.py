@@ -8,9 +8,8 @@ from pathlib import Path
 from demo.stage import DEVICE, MODEL, REPO, Evidence, Stage
 from demo.transcript import NotHeldError
 from signet.board.virtual.cycle import Exit, PowerCut
-from signet.formats import flash
+from signet.formats import documents, flash
 from signet.image import slot_image
-from signet.release import publishing
 from signet.run import run_program
 
 _TRIES = 3  # boots that a new release gets to prove itself
@@ -117,7 +116,7 @@ def _perform(stage: Stage, name: str, case: Callable[[Stage], str]) -> bool:
     return stage.show.perform(f"  {name}", partial(case, stage))
 
 
-def _refuse(stage: Stage, order: publishing.Order, content: bytes, reason: str) -> str:
+def _refuse(stage: Stage, order: documents.Document, content: bytes, reason: str) -> str:
     """Serve an image and order it: refused for this reason, and nothing that matters changed."""
     mark, before = stage.mark, stage.evidence()
     stage.send(order, content)

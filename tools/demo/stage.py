@@ -8,7 +8,6 @@ printed and how they exited.
 import contextlib
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import socket
@@ -21,11 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from demo.transcript import NotHeldError, Transcript
-from signet import files
+from signet import files, locks
 from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
 from signet.fleet.serving import LOOPBACK, Fleet
 from signet.fleet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
+from signet.formats import documents
 from signet.formats.flash import Flash
 from signet.image import slot_image
 from signet.pki import authority
@@ -174,17 +174,17 @@ class Stage:
             slot_image.build_image(release_, REPO, app), self.pki / "release.key"
         )
 
-    def make_order(self, content: bytes) -> publishing.Order:
+    def make_order(self, content: bytes) -> documents.Document:
         now = int(time.time())
         number = publishing.next_number(self.fleet.folder, now)
         return publishing.make_order(content, DEVICE, number, now + ORDER_S)
 
-    def send(self, order: publishing.Order, content: bytes) -> None:
+    def send(self, order: documents.Document, content: bytes) -> None:
         """Put content where the order says its image is; sign the order, good or bad; publish."""
         path = self.fleet.folder / str(order["path"]).lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace_file(path, content)
-        wire = publishing.sign_order(order, self.pki / "fleet.key")
+        wire = documents.sign_document(order, self.pki / "fleet.key")
         publishing.publish(self.operator, DEVICE, wire)
         self.show.said("order {number}: install {version}, counter {counter}".format(**order))
 
@@ -266,14 +266,9 @@ def claim_folder(folder: Path) -> Iterator[None]:
         # The broker's lock, too: a broker outlives a demo that was killed.
         for lock in (folder.with_name(f"{folder.name}.lock"), folder / "fleet/lock"):
             if lock.parent.exists():
-                file = stack.enter_context(lock.open("a+"))
-                files.lock(
-                    file, f"{folder}: a demo runs there already",
-                    "end it with Ctrl-C in its terminal, or wait",
-                )  # fmt: skip
-                file.truncate(0)
-                file.write(f"{os.getpid()}\n")
-                file.flush()
+                refusal = f"{folder}: a demo runs there already"
+                hint = "end it with Ctrl-C in its terminal, or wait"
+                stack.enter_context(locks.claim(lock, refusal, hint))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / _MARKER).touch()

@@ -13,14 +13,14 @@ from typing import NoReturn
 import click
 
 from signet import __version__
-from signet.board import deploy, emulator, esptool, real_flash
-from signet.board.virtual import board
-from signet.device.provisioning import devices
-from signet.device.sealing import burn
+from signet.board import commands as board
+from signet.device import commands as device
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
-from signet.fleet import serving
-from signet.image import commands
-from signet.release import publishing, service_token
+from signet.fleet import commands as fleet
+from signet.image import commands as image
+from signet.options import EXIT_CODES, note
+from signet.pki import commands as pki
+from signet.release import commands as release
 
 
 @click.group()
@@ -30,32 +30,13 @@ def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
 
-for _command in (
-    real_flash.command,
-    esptool.command,
-    deploy.command,
-    emulator.command,
-):
-    board.group.add_command(_command)
-
-for _command in (*devices.COMMANDS, burn.command, service_token.device_token):
-    commands.device_group.add_command(_command)
-publishing.group.add_command(service_token.release_console)
-
-for _group in (
-    commands.pki_group,
-    commands.image_group,
-    commands.device_group,
-    publishing.group,
-    serving.group,
-    board.group,
-):
-    program.add_command(_group)
+for _commands in (pki, image, board, device, fleet, release):
+    program.add_command(_commands.group)
 
 
 def _state_exit_codes(command: click.Command) -> None:
     """End the help of a command, and of all below it, with the exit codes."""
-    command.epilog = commands.EXIT_CODES
+    command.epilog = EXIT_CODES
     if isinstance(command, click.Group):
         for subcommand in command.commands.values():
             _state_exit_codes(subcommand)
@@ -96,9 +77,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:
-    click.echo(click.style("signet: error: ", fg="red") + message, err=True)
+    note("error", message, "red")
     if hint:
-        click.echo(click.style("signet: hint: ", fg="yellow") + hint, err=True)
+        note("hint", hint, "yellow")
     return code
 
 

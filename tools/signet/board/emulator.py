@@ -1,23 +1,18 @@
-"""`signet board emulate`: the flash of a real board in QEMU's ESP32.
+"""The flash of a real board in QEMU's ESP32.
 
 The firmware speaks Wi-Fi only, so the emulator needs a model of it, `esp32_wifi`; a QEMU that has
 no more than Espressif's `open_eth` is refused. The guest reaches this machine as 10.0.2.2, which is
 127.0.0.1 here.
 """
 
-import fcntl
 import os
-import shlex
 import shutil
 import socket
 import subprocess
 from pathlib import Path
 
-import click
-
-from signet.board.real_flash import check_board
-from signet.errors import RefusedError, SignetError, refusals_about
-from signet.formats.flash import Flash
+from signet import locks
+from signet.errors import RefusedError, SignetError
 
 PROGRAM = "qemu-system-xtensa"
 MACHINE = "esp32"
@@ -73,41 +68,18 @@ def command_line(program: str, path: Path, port: int, more: tuple[str, ...] = ()
     ]  # fmt: skip
 
 
-def _check_port(port: int) -> None:
+def claim(path: Path, port: int) -> None:
+    """See that the console's port is free, and lock the flash file for who takes our place.
+
+    The lock is held for as long as this process lives, whatever program it becomes.
+    """
     try:
         socket.create_server((_LOOPBACK, port)).close()
     except OSError as error:
         raise SignetError(
             f"console port {port}: {error.strerror}", "--port takes another"
         ) from None
-
-
-@click.command("emulate")
-@click.argument("path", metavar="FLASH", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--port", default=5555, show_default=True, type=click.IntRange(1, 65535),
-              help="TCP port of the board's console, on 127.0.0.1.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Check the file and print the command only.")
-@click.argument("more", metavar="[-- QEMU_OPTIONS]", nargs=-1)
-def command(path: Path, port: int, dry_run: bool, more: tuple[str, ...]) -> None:
-    """Start FLASH, of `signet board image`, in an ESP32 emulator, until Ctrl-C.
-
-    It needs qemu-system-xtensa with the machine esp32 and the network device esp32_wifi. FLASH is
-    the chip: what the board writes is in it. This machine is 10.0.2.2 to the board. On a busy
-    machine, `-- -icount 3` keeps the chip's hardware watchdogs from running ahead of its program.
-    """
-    chip = Flash.load(path)
-    with refusals_about(path):
-        board = check_board(chip)
-    arguments = command_line(find_emulator(), path, port, more)
-    if dry_run:
-        click.echo(shlex.join(arguments))
-        return
-    _check_port(port)
     lock = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RefusedError(f"{path}: a board runs on it already") from None
-    os.set_inheritable(lock, True)  # held for as long as QEMU lives, which takes our place
-    click.echo(f"signet: {board}; console: 127.0.0.1:{port}; Ctrl-C takes the power away", err=True)
-    os.execv(arguments[0], arguments)
+    if not locks.try_lock(lock):
+        raise RefusedError(f"{path}: a board runs on it already")
+    os.set_inheritable(lock, True)

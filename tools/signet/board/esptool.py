@@ -1,6 +1,7 @@
-"""`signet board flash`: write the flash of a real board with esptool, and compare what it holds.
+"""esptool, by which the flash of a real board is written and compared.
 
-Between the two the board stays in its boot ROM: one that started would change its flash.
+It runs as a program (it is GPL), once for each command. Between two a board stays in its boot ROM:
+one that started would change its flash.
 """
 
 import shlex
@@ -11,41 +12,47 @@ from pathlib import Path
 import click
 
 from signet import run
-from signet.board.real_flash import check_board
-from signet.errors import RefusedError, SignetError, refusals_about
-from signet.formats.flash import Flash
+from signet.errors import RefusedError, SignetError
 
-_BAUD = 460800
+BAUD = 460800
+_TIMEOUT_S = 600  # 4 MB at 115200 baud
+_STAY = ("--after", "no-reset")
 
 
-def commands(path: Path, port: str, baud: int = _BAUD) -> list[list[str]]:
-    """The esptool commands that write a flash file and compare, without the program's own name."""
+def write(path: Path, *options: str) -> list[str]:
+    """The words that write a file to the whole flash."""
+    return ["write-flash", *options, "0x0", str(path)]
+
+
+def verify(path: Path) -> list[str]:
+    """The words that let the chip hash what it holds, and compare that with a file."""
+    return ["verify-flash", "0x0", str(path)]
+
+
+def commands(path: Path, port: str, baud: int = BAUD) -> list[list[str]]:
+    """What writes a flash file, compares, and lets the board start; without the program's name."""
     where = ["--chip", "esp32", "--port", port, "--baud", str(baud)]
-    file = ["0x0", str(path)]
-    return [
-        [*where, "--after", "no-reset", "write-flash", *file],
-        [*where, "verify-flash", *file],
-    ]
+    return [[*where, *_STAY, *write(path)], [*where, *verify(path)]]
 
 
-def write_board(path: Path, port: str, baud: int = _BAUD) -> None:
+def write_board(path: Path, port: str, baud: int = BAUD) -> None:
     """Write and compare; esptool's own words go to stderr.
 
     Raises SignetError if nothing could be written, RefusedError if what is in flash differs.
     """
-    write, verify = commands(path, port, baud)
-    if _run_esptool(write) != 0:
+    to_write, to_verify = commands(path, port, baud)
+    if _show(to_write) != 0:
         raise SignetError(
             f"esptool could not write to {port}, see above",
             "is it the right port, is anything else using it, is the board in download mode?",
         )
-    if _run_esptool(verify) != 0:
+    if _show(to_verify) != 0:
         raise RefusedError(
             f"the flash at {port} is not what was written to it, see above", "write it again"
         )
 
 
-def _run_esptool(arguments: list[str]) -> int:
+def _show(arguments: list[str]) -> int:
     """esptool's exit code. It runs for as long as it takes, and shows how far it is."""
     program = run.find_program("esptool")
     click.echo(f"$ {shlex.join(['esptool', *arguments])}", err=True)
@@ -53,22 +60,8 @@ def _run_esptool(arguments: list[str]) -> int:
     return done.returncode
 
 
-@click.command("flash")
-@click.argument("path", metavar="FLASH", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--port", required=True, help="Serial port: /dev/ttyUSB0, socket://…, rfc2217://…")
-@click.option("--baud", default=_BAUD, show_default=True, type=click.IntRange(9600, 2_000_000))
-@click.option("--dry-run", is_flag=True, help="Check the file and print the commands only.")
-def command(path: Path, port: str, baud: int, dry_run: bool) -> None:
-    """Write FLASH, of `signet board image`, to an ESP32, and compare.
-
-    All that the board held is replaced: its identity, its security floor, its files.
-    """
-    chip = Flash.load(path)
-    with refusals_about(path):
-        board = check_board(chip)
-    if dry_run:
-        for arguments in commands(path, port, baud):
-            click.echo(shlex.join(["esptool", *arguments]))
-        return
-    write_board(path, port, baud)
-    click.echo(f"{port}: {board}, written and compared")
+def ask(port: str, *words: str | Path, chip: str = "auto", baud: int | None = None) -> str:
+    """What esptool prints; the board stays in its boot ROM. Raises ProgramError if it fails."""
+    speed = ["--baud", str(baud)] if baud else []
+    where = ("--chip", chip, "--port", port, *speed, *_STAY)
+    return run.run_program("esptool", *where, *words, timeout_s=_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The whole flash of a real board: `signet board image`, and the check before one is used.
+"""The whole flash of a real board: made of a MicroPython and a device, and checked before use.
 
 A published MicroPython brings boot loader and app; a flash file of `signet device provision` brings
 partition table, identity, boot state, slots and `vfs`. Everything else is erased: `otadata`, so
@@ -7,8 +7,6 @@ that the boot loader starts ota_0, and `nvs`, which MicroPython fills itself.
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import click
 
 from signet import files
 from signet.errors import RefusedError, SignetError, refusals_about
@@ -20,7 +18,6 @@ from trust.state import BootState
 
 _DEVICE_PARTITIONS = ("esp_secure_cert", "bootstate", "slot_a", "slot_b", "vfs")
 _STAGE1 = ("/boot.py", "/main.py", "/lib/trust/__init__.mpy")
-_MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,13 @@ def build_board_flash(micropython: Path, device: Path) -> tuple[Flash, Board]:
     for label in _DEVICE_PARTITIONS:
         board.write(label, provisioned.read(label))
     return board, check_board(board)
+
+
+def check_file(path: Path) -> Board:
+    """`check_board` of a flash file; refusals name it."""
+    chip = Flash.load(path)
+    with refusals_about(path):
+        return check_board(chip)
 
 
 def check_board(chip: Flash) -> Board:
@@ -104,23 +108,3 @@ def check_device(chip: Flash, platform: tuple[int, int, int]) -> Boot:
     if missing:
         raise RefusedError(f"stage 1 is not on vfs: no {', '.join(sorted(missing))}")
     return boot
-
-
-@click.command("image")
-@click.option("--micropython", required=True, metavar="BIN",
-              type=click.Path(path_type=Path, dir_okay=False),
-              help="ESP32_GENERIC-OTA-….bin, 1.25.0 or later.")  # fmt: skip
-@click.option("--device", required=True, metavar="FLASH",
-              type=click.Path(path_type=Path, dir_okay=False),
-              help="Flash file of `signet device provision`.")  # fmt: skip
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="The whole flash; holds the device's key.")  # fmt: skip
-def command(micropython: Path, device: Path, output: Path) -> None:
-    """Make the whole flash of a real ESP32 from an official MicroPython and a device.
-
-    The result is what `signet board flash` writes to a board, and what an emulator starts. An
-    existing file is never overwritten.
-    """
-    chip, board = build_board_flash(micropython, device)
-    chip.save_new(output)
-    click.echo(f"{output}: {board}, {len(chip.content) // _MIB} MB")

@@ -6,55 +6,25 @@ checks come first; the file appears whole or not at all, and an existing one is 
 """
 
 import json
-import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from signet import files
 from signet.device import identity
-from signet.errors import RefusedError, SignetError, refusals_about
+from signet.device.settings import Settings, Wifi, check_settings, check_wifi
+from signet.errors import RefusedError, refusals_about
 from signet.formats import esp_image, filesystem, flash, signing
 from signet.image import slot_image
+from signet.image.stage1 import compile_stage1
 from signet.pki import authority
 from trust.image import Descriptor
 from trust.state import BootState
 
 PLATFORM_VERSION = "v1.25.0"  # what the platform image of a virtual board calls itself
-MIN_WATCHDOG_S = 5  # a TLS handshake can hold the event loop for more than a second
-MAX_WATCHDOG_S = 300
-HARDWARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,15}")
-_PORT = re.compile("[0-9]{1,5}")
-_MAX_PORT = 65535
 _SLOT_A = 0
 _MAX_BLANKS = 8  # of 4 MB each
 _SETTINGS_NAME = "settings.json"  # read by firmware/link.py
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The part of the provisioning record that the user chooses.
-
-    broker, images, ntp: "host:port". watchdog_s: seconds after which a hanging device restarts.
-    profile: one of trust.identity.PROFILES; the device runs no image below it.
-    """
-
-    id: str
-    model: str
-    hw: str
-    broker: str
-    images: str
-    ntp: str
-    watchdog_s: int
-    profile: str = slot_image.DEFAULT_PROFILE
-
-
-@dataclass(frozen=True)
-class Wifi:
-    """The network to join: name, 1 to 32 bytes, and passphrase, 8 to 63 characters or none."""
-
-    ssid: str
-    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,55 +157,9 @@ def check_free(output: Path) -> None:
         )
 
 
-def compile_stage1(source: Path) -> dict[str, bytes]:
-    """The files of stage 1 as they lie on `vfs`: boot.py, main.py, lib/trust compiled."""
-    library = slot_image.python_files(source, ("lib/trust",))
-    if not library:
-        raise SignetError(f"{source}/lib/trust: no Python files")
-    contents = slot_image.compile_sources(library)
-    for name in ("boot.py", "main.py"):
-        contents[name] = files.read_file(source / name, "stage 1 file")
-    return contents
-
-
 def pack_stage1(stage1: dict[str, bytes], size: int, wifi: Wifi | None = None) -> bytes:
     """The `vfs` file system of `size` bytes: stage 1 and the settings."""
     contents = dict(stage1)
     if wifi is not None:
         contents[_SETTINGS_NAME] = json.dumps({"wifi": asdict(wifi)}).encode()
     return filesystem.pack(contents, filesystem.VFS, size // filesystem.BLOCK_LEN)
-
-
-def check_settings(settings: Settings) -> None:
-    """Raise SignetError for a field that a device could not use."""
-    authority.check_device_id(settings.id)
-    slot_image.check_profile(settings.profile)
-    for name, value, pattern in (
-        ("model", settings.model, slot_image.MODEL),
-        ("hardware revision", settings.hw, HARDWARE),
-    ):
-        if not pattern.fullmatch(value):
-            raise SignetError(f"{name} {value!r}, expected the form {pattern.pattern}")
-    for name in ("broker", "images", "ntp"):
-        address = getattr(settings, name)
-        host, _, port = address.rpartition(":")
-        if (
-            not authority.HOST_NAME.fullmatch(host)
-            or not _PORT.fullmatch(port)
-            or not 1 <= int(port) <= _MAX_PORT
-        ):
-            raise SignetError(f"{name} {address!r}, expected host:port")
-    if not MIN_WATCHDOG_S <= settings.watchdog_s <= MAX_WATCHDOG_S:
-        raise SignetError(
-            f"watchdog {settings.watchdog_s} s, expected {MIN_WATCHDOG_S} to {MAX_WATCHDOG_S}"
-        )
-
-
-def check_wifi(wifi: Wifi) -> None:
-    """Raise SignetError for what no access point can have; never shows the passphrase."""
-    if not 1 <= len(wifi.ssid.encode()) <= 32:
-        raise SignetError(f"Wi-Fi name {wifi.ssid!r}, expected 1 to 32 bytes")
-    if wifi.key and not (8 <= len(wifi.key) <= 63 and wifi.key.isascii()):
-        raise SignetError(
-            f"Wi-Fi passphrase of {len(wifi.key)} characters, expected 8 to 63 in ASCII, or none"
-        )

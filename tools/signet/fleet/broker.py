@@ -13,9 +13,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from signet import files
+from signet import files, locks
 from signet.errors import SignetError
-from signet.pki.authority import OPERATOR_NAME
+from signet.pki.names import OPERATOR_NAME
+from signet.project import TOOLCHAIN
 
 _START_S = 10
 _STOP_S = 10
@@ -85,11 +86,11 @@ class Broker:
         Raises SignetError if it does not, with its own words, or if one runs on this folder.
         """
         program = _find_mosquitto()
-        with (self._folder / "lock").open("a+") as lock, self._log.open("ab") as log:
-            files.lock(
-                lock, f"{self._folder}: a broker runs on it already",
-                "stop it first, or use another folder",
-            )  # fmt: skip
+        refusal = f"{self._folder}: a broker runs on it already"
+        claimed = locks.claim(
+            self._folder / "lock", refusal, "stop it first, or use another folder"
+        )
+        with claimed as lock, self._log.open("ab") as log:
             configuration = self._write_configuration()
             logged = log.tell()
             self._process = subprocess.Popen(
@@ -98,8 +99,7 @@ class Broker:
                 start_new_session=True,  # Ctrl-C is for us: we stop it in order
                 pass_fds=[lock.fileno()],  # locked for as long as mosquitto lives
             )  # fmt: skip
-            lock.truncate(0)
-            lock.write(f"{self._process.pid}\n")
+            locks.name_holder(lock, self._process.pid)
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
             said = self._log.read_bytes()[logged:]
@@ -139,7 +139,7 @@ class Broker:
 
 def _find_mosquitto() -> Path:
     """The one that `make setup` put beside the tools, else the one on PATH."""
-    ours = Path(__file__).resolve().parents[3] / ".toolchain/bin/mosquitto"
+    ours = TOOLCHAIN / "mosquitto"
     found = (
         ours if ours.exists() else shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin")
     )

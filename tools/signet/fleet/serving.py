@@ -14,7 +14,6 @@ identity, and the access list goes by that. Revoked certificates are not looked 
 import asyncio
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -22,21 +21,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-import click
-
 from signet import files
 from signet.errors import SignetError
 from signet.fleet.broker import Broker
-from signet.fleet.servers import ImageServer, TimeServer, server_context
-from signet.image.commands import EXIT_CODES
+from signet.fleet.image_server import ImageServer, server_context
+from signet.fleet.time_server import TimeServer
 
 LOOPBACK = "127.0.0.1"
 STATE_NAME = "fleet.json"
 
 _START_S = 10
 _STOP_S = 10
-_WATCH_S = 1
-_PORT = click.IntRange(0, 65535)
 
 
 class Fleet:
@@ -166,35 +161,3 @@ def _free_port(bind: str) -> int:
         (bind, 0), family=socket.AF_INET6 if ":" in bind else socket.AF_INET
     ) as server:
         return int(server.getsockname()[1])
-
-
-@click.group("fleet", epilog=EXIT_CODES)
-def group() -> None:
-    """The servers of a fleet: broker, images, time."""
-
-
-@group.command("serve", epilog=EXIT_CODES)
-@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--pki", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Folder that `signet pki init` made.")  # fmt: skip
-@click.option("--bind", default=LOOPBACK, show_default=True, help="Address to listen on.")
-@click.option("--broker-port", default=8883, show_default=True, type=_PORT)
-@click.option("--images-port", default=8443, show_default=True, type=_PORT)
-@click.option("--ntp-port", default=8123, show_default=True, type=_PORT, help="UDP.")
-def fleet_serve(
-    folder: Path, pki: Path, bind: str, broker_port: int, images_port: int, ntp_port: int
-) -> None:
-    """Run broker, image server and time server on DIR until Ctrl-C.
-
-    A port of 0 takes a free one; addresses are printed, and in DIR/fleet.json.
-    """
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopped.set())
-    with Fleet(folder, pki, bind, broker_port, images_port, ntp_port) as servers:
-        for name, address in servers.addresses.items():
-            click.echo(f"{name:7} {address}")
-        click.echo(f"signet: images from {folder}/images, logs in {folder}; Ctrl-C stops", err=True)
-        while not stopped.wait(_WATCH_S):
-            if not servers.broker.running:
-                raise SignetError(f"mosquitto ended by itself, see {folder}/broker.log")

@@ -1,55 +1,24 @@
-"""The commands `signet pki` and `signet image`: they parse, call and print.
-
-`device_group` is made in provisioning.py; commands of other modules are added to it in cli.py.
-"""
+"""The commands `signet image`: they parse, call and print."""
 
 import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from signet import files
-from signet.device.commands import device_group
 from signet.errors import refusals_about
 from signet.formats import signing
+from signet.formats.documents import utc
 from signet.image import slot_image
-from signet.options import EXIT_CODES, FILE, FOLDER, JSON, SOURCE, U32
-from signet.pki import authority
+from signet.options import FILE, JSON, SOURCE, U32
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
-__all__ = ["EXIT_CODES", "device_group", "image_group", "pki_group"]
-
-
-@click.group("pki")
-def pki_group() -> None:
-    """A fleet's keys and certificates."""
-
-
-@pki_group.command("init")
-@click.argument("folder", type=FOLDER)
-@click.option(
-    "--host",
-    "hosts",
-    multiple=True,
-    required=True,
-    help="DNS name or IP address of broker and image server; may be repeated.",
-)
-def pki_init(folder: Path, hosts: tuple[str, ...]) -> None:
-    """Make FOLDER with the keys and certificates of a new fleet.
-
-    Private keys have mode 0600. Nothing is ever overwritten: FOLDER must not exist or be empty.
-    """
-    authority.init_pki(folder, list(hosts))
-    for path in sorted(folder.iterdir()):
-        click.echo(path)
-
 
 @click.group("image")
-def image_group() -> None:
+def group() -> None:
     """Slot images: the firmware that devices run and update."""
 
 
@@ -60,7 +29,7 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
-@image_group.command("build")
+@group.command("build")
 @click.option("--version", required=True, help="Version, up to 31 characters: 1.0.0")
 @click.option("--model", required=True, help="Device model: a-z, 0-9 and '-'.")
 @click.option(
@@ -116,7 +85,7 @@ def image_build(
     )
 
 
-@image_group.command("sign")
+@group.command("sign")
 @click.argument("unsigned", type=FILE)
 @click.option("--key", type=FILE, required=True, help="Release key, PEM (RSA-3072).")
 @click.option("-o", "--output", type=FILE, required=True, help="The signed image.")
@@ -128,7 +97,7 @@ def image_sign(unsigned: Path, key: Path, output: Path) -> None:
     click.echo(f"{output}: signed by key {signing.key_digest(key).hex()}, {len(content)} bytes")
 
 
-@image_group.command("verify")
+@group.command("verify")
 @click.argument("signed", type=FILE)
 @click.option("--key", type=FILE, required=True, help="Release key, public or private, PEM.")
 @click.option("--model", help="Refuse images for another model.")
@@ -148,7 +117,7 @@ def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> N
         )
 
 
-@image_group.command("inspect")
+@group.command("inspect")
 @click.argument("path", metavar="IMAGE", type=FILE)
 @JSON
 def image_inspect(path: Path, as_json: bool) -> None:
@@ -164,8 +133,8 @@ def image_inspect(path: Path, as_json: bool) -> None:
         facts = {"bytes": report.length, "files": report.files, "key_digest": signer}
         click.echo(json.dumps(_describe(report.descriptor) | facts | {"problems": report.problems}))
         return
-    built = datetime.fromtimestamp(report.descriptor.build_time, UTC)
-    rows = [*_describe(report.descriptor).items(), ("built", f"{built:%Y-%m-%d %H:%M:%S} UTC")]
+    built = utc(report.descriptor.build_time)
+    rows = [*_describe(report.descriptor).items(), ("built", built)]
     rows += [("bytes", report.length), ("key_digest", signer or "none: not signed")]
     rows += [("file", f"{size:>7}  {name}") for name, size in report.files.items()]
     rows += [("problem", problem) for problem in report.problems]

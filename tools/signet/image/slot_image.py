@@ -9,15 +9,13 @@ checked here by the device's own code (`trust.image`).
 
 import re
 import struct
-import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from signet.errors import RefusedError, SignetError
 from signet.formats import filesystem, flash, signing
-from signet.run import ProgramError, run_program
+from signet.image import mpy
 from trust import TrustError
 from trust import image as trust_image
 from trust.identity import PROFILES
@@ -33,9 +31,6 @@ LAYOUT = "firmware/board/partitions.csv"  # in a source folder
 _MAGIC = b"SGNTSLOT"
 _FORMAT = 1
 _DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32s")
-_OPTIMISATION = "-O3"  # no line numbers in tracebacks, and 6 % smaller; there are no asserts
-_DEBUG_SWITCH = b"_DEBUG = const(False)"
-_DEBUG_NAME = re.compile(rb"\b_DEBUG\b")
 _ANY_PLATFORM = (255, 255, 255)
 _NO_FLOOR = 0
 _MAX_AHEAD_S = 86400  # a board that ran it would refuse the true time as below its floor
@@ -68,7 +63,7 @@ def build_image(release: Release, source: Path, app: Path | None = None) -> byte
     sources = _slot_sources(source)
     if app is not None:
         sources["firmware/app.py"] = app
-    compiled = compile_sources(sources, debug=release.profile == "dev")
+    compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
     slot_len = _slot_len(source)
     most_blocks = slot_len // BLOCK_LEN - 2
     try:
@@ -124,7 +119,7 @@ def _slot_sources(source: Path) -> dict[str, Path]:
     """Path in the slot (but .py) and source file of everything that a slot image holds."""
     found = {
         name: path
-        for name, path in python_files(source, ("firmware", "lib")).items()
+        for name, path in mpy.python_files(source, ("firmware", "lib")).items()
         if not name.startswith(("firmware/board/", "lib/trust/"))
     }
     if not any(name.startswith("firmware/") for name in found):
@@ -132,61 +127,6 @@ def _slot_sources(source: Path) -> dict[str, Path]:
             f"{source}/firmware: no Python files", "--source names the project folder"
         )
     return found
-
-
-def python_files(source: Path, folders: Iterable[str]) -> dict[str, Path]:
-    """All .py files below some folders of a source folder, by their path in it."""
-    return {
-        path.relative_to(source).as_posix(): path
-        for folder in folders
-        for path in sorted((source / folder).rglob("*.py"))
-        if path.is_file() and not path.name.startswith(".")
-    }
-
-
-def compile_sources(sources: dict[str, Path], debug: bool = False) -> dict[str, bytes]:
-    """Compile each file with mpy-cross: {"a/b.py": path} gives {"a/b.mpy": code}.
-
-    The module's name, not its path, ends up in the code and in tracebacks: a board holds that name
-    in memory anyway. debug: with `_DEBUG` true; else mpy-cross leaves out what depends on it.
-    """
-    compiled = {}
-    with tempfile.TemporaryDirectory(prefix="signet-") as folder:
-        debug_source, output = Path(folder, "in.py"), Path(folder, "out.mpy")
-        for name, path in sorted(sources.items()):
-            if not path.is_file():
-                raise SignetError(f"{path}: no such file")
-            text = path.read_bytes()
-            _check_debug_switch(path, text)
-            debug_source.write_bytes(text.replace(_DEBUG_SWITCH, b"_DEBUG = const(True)"))
-            compiler_input = debug_source if debug else path
-            try:
-                run_program(
-                    "mpy-cross", _OPTIMISATION, "-s", _module(name), "-o", output, "--",
-                    compiler_input,
-                )  # fmt: skip
-            except ProgramError as error:
-                raise SignetError(f"{path}: does not compile: {error}") from error
-            compiled[name.removesuffix(".py") + ".mpy"] = output.read_bytes()
-    return compiled
-
-
-def _check_debug_switch(path: Path, text: bytes) -> None:
-    """Raise SignetError unless `_DEBUG` is only ever used as the build can switch it."""
-    switched = False
-    for line in filter(_DEBUG_NAME.search, text.splitlines()):
-        switched = switched or line == _DEBUG_SWITCH
-        if not switched or (line != _DEBUG_SWITCH and line.strip() != b"if _DEBUG:"):
-            raise SignetError(
-                f"{path}: {line.decode(errors='replace').strip()!r}: debug code is switched by "
-                f"the line {_DEBUG_SWITCH.decode()!r}, and follows on 'if _DEBUG:'"
-            )
-
-
-def _module(name: str) -> str:
-    """The name by which a board imports a file."""
-    name = name.removeprefix("lib/").removesuffix(".py").removesuffix("/__init__")
-    return name.replace("/", ".")
 
 
 def _slot_len(source: Path) -> int:

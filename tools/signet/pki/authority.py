@@ -15,7 +15,6 @@ private key of a device is made in memory and handed to the caller.
 import datetime
 import ipaddress
 import os
-import re
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from signet import files
 from signet.errors import RefusedError, SignetError
+from signet.pki import names
 
 ROOT_CA_DAYS = 25 * 365
 DEVICE_CA_DAYS = 20 * 365
@@ -38,11 +38,6 @@ CLOCK_SKEW = datetime.timedelta(hours=1)  # certificates are valid at once where
 
 SIGNING_KEY_BITS = 3072  # Secure Boot v2 knows this size only
 SIGNING_KEY_EXPONENT = 65537
-OPERATOR_NAME = "operator:demo"  # ':' keeps it apart from every device id
-DEVICE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-
-HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
-                        r"(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,8 @@ def init_pki(folder: Path, hosts: list[str]) -> None:
     hosts: DNS names and IP addresses of broker and image server, at least one. Raises RefusedError
     if the folder exists and is not empty. The files appear together, by one rename.
     """
-    names = [_general_name(host) for host in hosts]
-    if not names:
+    server_names = [_general_name(host) for host in hosts]
+    if not server_names:
         raise SignetError("no host name for the server certificate, expected at least one")
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise RefusedError(f"{folder}: exists, and keys are never overwritten",
@@ -69,7 +64,7 @@ def init_pki(folder: Path, hosts: list[str]) -> None:
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
         temporary.mkdir(files.SECRET_FOLDER_MODE)
-        _fill(temporary, names)
+        _fill(temporary, server_names)
         os.rename(temporary, folder)  # fails unless `folder` is missing or still empty
     except OSError as error:
         raise SignetError(f"{folder}: cannot create: {error.strerror}") from error
@@ -90,7 +85,7 @@ def _fill(folder: Path, server_names: list[x509.GeneralName]) -> None:
         ("server", "Signet server", SERVER_DAYS,
          [*_leaf_extensions(ExtendedKeyUsageOID.SERVER_AUTH),
           (x509.SubjectAlternativeName(server_names), False)]),
-        ("operator", OPERATOR_NAME, OPERATOR_DAYS,
+        ("operator", names.OPERATOR_NAME, OPERATOR_DAYS,
          _leaf_extensions(ExtendedKeyUsageOID.CLIENT_AUTH)),
     ):  # fmt: skip
         key = _new_key()
@@ -115,7 +110,7 @@ def issue_device(folder: Path, device_id: str, serial: int | None = None) -> tup
     The key (P-256) exists only in what is returned. serial: of the certificate; None draws one.
     Raises SignetError if the id has a wrong form or the folder lacks its device CA.
     """
-    check_device_id(device_id)
+    names.check_device_id(device_id)
     key = _new_key()
     return certify_device(folder, device_id, key.public_key(), serial), _key_pem(key)
 
@@ -124,7 +119,7 @@ def certify_device(
     folder: Path, device_id: str, public_key: ec.EllipticCurvePublicKey, serial: int | None = None
 ) -> bytes:
     """A certificate for a device's key, wherever that was made: chain PEM: leaf, device CA."""
-    check_device_id(device_id)
+    names.check_device_id(device_id)
     authority = load_device_ca(folder)
     certificate = _certificate(
         _name(device_id), public_key, DEVICE_DAYS, authority.certificate, authority.key,
@@ -141,14 +136,6 @@ def load_device_ca(folder: Path) -> Authority:
 def new_serial() -> int:
     """A random serial number for a certificate (RFC 5280, 4.1.2.2: at most 20 bytes)."""
     return x509.random_serial_number()
-
-
-def check_device_id(device_id: str) -> None:
-    """Raise SignetError unless the id has the form that topics, CN and file names rely on."""
-    if not DEVICE_ID.fullmatch(device_id):
-        raise SignetError(
-            f"device id {device_id!r}, expected 1 to 31 of a-z, 0-9 and '-', not starting with '-'"
-        )
 
 
 _Extensions = list[tuple[x509.ExtensionType, bool]]
@@ -213,7 +200,7 @@ def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        if not HOST_NAME.fullmatch(host):
+        if not names.HOST_NAME.fullmatch(host):
             raise SignetError(f"host {host!r}, expected a DNS name or an IP address") from None
         return x509.DNSName(host)
 

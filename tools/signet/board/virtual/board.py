@@ -6,31 +6,25 @@ can take its power away at any flash operation. What runs inside is in tools/vir
 restarts it in cycle.py, the boot loader in bootloader.py.
 """
 
-import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
-import click
-
+from signet import locks
 from signet.board.virtual import console
 from signet.board.virtual.cycle import (
     BoardError,
     Boot,
-    Cause,
-    Exit,
     PowerCut,
     PowerCycle,
     Setup,
     write_private,
 )
+from signet.project import TOOLCHAIN
 
-__all__ = ["BoardError", "Boot", "Cause", "Exit", "FlashOp", "PowerCut", "VirtualBoard", "group"]
-
-_MICROPYTHON = Path(__file__).resolve().parents[4] / ".toolchain/bin/micropython"
+_MICROPYTHON = TOOLCHAIN / "micropython"
 # 64 KB scaled by the size of a word (an ESP32 has 56,000 bytes before it takes more from the IDF),
 # and 13 for the shims, which are in flash on a chip. What this allows a chip may not, as bytecode
 # and strings do not shrink with the word; but a chip's heap can grow (docs/benchmarks.md).
@@ -225,53 +219,7 @@ def _lock_flash(folder: Path) -> int:
         lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise BoardError(f"{path}: {error.strerror}", "signet device provision") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not locks.try_lock(lock):
         os.close(lock)
-        raise BoardError(f"{folder}: the board is running already") from error
+        raise BoardError(f"{folder}: the board is running already")
     return lock
-
-
-# The commands.
-
-_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-
-
-@click.group("board")
-def group() -> None:
-    """Boards: virtual ones, and the flash of real ones."""
-
-
-@group.command("run")
-@click.argument("folder", type=_FOLDER)
-def run_command(folder: Path) -> None:
-    """Power on the board in FOLDER and show its console; Ctrl-C takes the power away."""
-    reader_gone = threading.Event()
-
-    def show(line: str) -> None:
-        try:
-            click.echo(line)
-        except BrokenPipeError:
-            reader_gone.set()
-
-    with VirtualBoard(folder, on_line=show) as board:
-        board.power_on()
-        try:
-            while board.running:
-                if reader_gone.wait(_POLL_S):
-                    raise BrokenPipeError
-        except KeyboardInterrupt:
-            return
-        raise BoardError(f"the board stopped: {board.stopped}")
-
-
-@group.command("console")
-@click.argument("folder", type=_FOLDER)
-def console_command(folder: Path) -> None:
-    """Show the console of the board that runs in FOLDER, until it is off or Ctrl-C."""
-    try:
-        for line in console.watch(folder):
-            click.echo(line)
-    except KeyboardInterrupt:
-        return

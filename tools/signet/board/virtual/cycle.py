@@ -26,11 +26,12 @@ from signet.board.virtual import bootloader
 from signet.board.virtual.console import Console
 from signet.board.virtual.uart import Uart
 from signet.errors import SignetError
+from signet.formats import idf
 from signet.formats.flash import Partition
-from signet.image import slot_image
+from signet.image import mpy
+from signet.project import PROJECT
 
-_TOOLS = Path(__file__).resolve().parents[3]
-_SHIMS = _TOOLS / "virtual_board"
+_SHIMS = PROJECT / "tools/virtual_board"
 _START = "start.py"  # the only one that the interpreter takes as source
 _ESPRESSIF_OUI = "240ac4"
 _MAX_LINES = 100_000
@@ -289,8 +290,8 @@ def shims() -> Path:
     folder = Path(keeper.name, _SHIMS.name)
     folder.mkdir()
     sources = {path.name: path for path in _SHIMS.glob("*.py") if path.name != _START}
-    sources["idf.py"] = _TOOLS / "signet/formats/idf.py"
-    for name, code in slot_image.compile_sources(sources).items():
+    sources["idf.py"] = Path(idf.__file__)
+    for name, code in mpy.compile_sources(sources).items():
         (folder / name).write_bytes(code)
     (folder / _START).write_bytes((_SHIMS / _START).read_bytes())
     return folder

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from signet.device import flash_file, identity
+from signet.device import flash_file, identity, settings
 from signet.device.flash_file import Template
 from signet.device.provisioning import audit, making
 from signet.device.provisioning.inventory import (
@@ -80,10 +80,10 @@ def check(template: Template, jobs: Sequence[Job]) -> None:
     for job in jobs:
         task = job.task
         try:
-            flash_file.check_settings(task.settings)
+            settings.check_settings(task.settings)
             identity.encode_record(template.record(task.settings))
             if task.wifi is not None:
-                flash_file.check_wifi(task.wifi)
+                settings.check_wifi(task.wifi)
             if task.credentials is not None:
                 identity.check_device_credentials(
                     task.credentials.chain, task.credentials.key, job.id, template.ca

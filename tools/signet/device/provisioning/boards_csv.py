@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from signet import files
-from signet.device.flash_file import HARDWARE, Wifi, check_wifi
+from signet.device.settings import HARDWARE, Wifi, check_wifi
 from signet.errors import SignetError
-from signet.pki import authority
+from signet.pki import names
 
 COLUMNS = ("id", "mac", "port", "hw", "wifi_ssid", "wifi_key", "factory")
 _UNIQUE = ("id", "mac", "factory")
@@ -102,7 +102,7 @@ def _check_unique(cells: dict[str, str], line: int, seen: dict[tuple[str, str], 
 
 
 def _board(cells: dict[str, str]) -> Board:
-    authority.check_device_id(cells["id"])
+    names.check_device_id(cells["id"])
     hw = cells.get("hw") or None
     if hw is not None and not HARDWARE.fullmatch(hw):
         raise SignetError(f"hw {hw!r}, expected the form {HARDWARE.pattern}")

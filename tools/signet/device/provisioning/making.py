@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives import hashes
 
 from signet import files
 from signet.device import flash_file, identity
-from signet.device.flash_file import Credentials, Settings, Template, Wifi
+from signet.device.flash_file import Credentials, Template
+from signet.device.settings import Settings, Wifi
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash
 from signet.pki import authority

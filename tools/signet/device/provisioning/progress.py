@@ -14,11 +14,6 @@ _LINE_S = 10.0
 _SHORTEST = 10  # boards: fewer are done before one has read it
 
 
-def note(kind: str, text: str, colour: str) -> None:
-    """A message of the program: `signet: <kind>: <text>`."""
-    click.echo(click.style(f"signet: {kind}: ", fg=colour) + text, err=True)
-
-
 class Progress:
     """Of `total` boards."""
 

@@ -1,23 +1,22 @@
 """What a user asked `signet device provision` for, as boards and jobs."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import click
 from cryptography import x509
 
-from signet import files
+from signet import files, locks
 from signet.board.real_flash import build_board_flash
-from signet.device.flash_file import Credentials, Settings, Wifi
+from signet.device.flash_file import Credentials
 from signet.device.provisioning import boards_csv, ports
 from signet.device.provisioning.batch import Job
 from signet.device.provisioning.boards_csv import Board
 from signet.device.provisioning.making import Task
+from signet.device.settings import Settings, Wifi
 from signet.errors import SignetError, refusals_about
 from signet.formats import secure_cert
 from signet.pki import authority
@@ -60,23 +59,6 @@ class Request:
     @property
     def workers(self) -> int:
         return self.jobs or len(os.sched_getaffinity(0))
-
-    def check_options(self) -> None:
-        """Raise UsageError for options that do not go together."""
-        problems = {
-            "one of --id and --csv is needed": (self.device_id is None) == (self.csv_path is None),
-            "--cert and --key go together": (self.cert is None) != (self.key is None),
-            "--wifi-key needs --wifi-ssid": bool(self.wifi_key) and self.wifi_ssid is None,
-            "--esp-secure-cert and --cert exclude each other": bool(self.factory and self.cert),
-            "--cert and --mac are for one board": self.many and bool(self.cert or self.mac),
-            "--esp-secure-cert DUMP is for one board: the CSV has a column `factory`":
-                self.many and self.factory not in (None, ports.READ_FROM_BOARD),
-            "--hw is needed": self.hw is None and not self.many,
-            "one board needs one --port": not self.many and len(self.port_names) > 1,
-        }  # fmt: skip
-        for message, found in problems.items():
-            if found:
-                raise click.UsageError(message, click.get_current_context(silent=True))
 
     def boards(self) -> list[Board]:
         """The boards asked for; the CSV is read and checked to its end."""
@@ -129,7 +111,7 @@ class Request:
         return Wifi(self.wifi_ssid, passphrase.decode("utf-8", "replace").rstrip("\r\n"))
 
     def on_ports(self, jobs: Sequence[Job]) -> bool:
-        """Whether boards are on serial ports; UsageError if only some are."""
+        """Whether boards are on serial ports; SignetError if only some are."""
         if self.port_names:
             return True
         with_port = sum(job.port is not None for job in jobs)
@@ -158,10 +140,8 @@ class Request:
         except OSError as error:
             raise SignetError(f"{folder}: {error.strerror}") from error
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SignetError(f"{folder}: another run works in this folder") from error
+            if not locks.try_lock(handle):
+                raise SignetError(f"{folder}: another run works in this folder")
             yield
         finally:
             os.close(handle)

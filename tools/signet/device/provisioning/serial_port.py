@@ -1,7 +1,6 @@
 """A real board on a serial port, by esptool: what it is, what is on it, writing and reading back.
 
-esptool runs as a program (it is GPL), once for each step. Nothing that is secret is an argument:
-what is written comes from a file of the caller.
+Nothing that is secret is an argument: what is written comes from a file of the caller.
 """
 
 import re
@@ -9,15 +8,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from signet.board import esptool
 from signet.errors import RefusedError
 from signet.formats import flash
-from signet.run import ProgramError, run_program
+from signet.run import ProgramError
 
 _MAC = re.compile(r"^MAC:\s+((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\s*$", re.MULTILINE)
 _SIZE = re.compile(r"^Detected flash size:\s+(\d+)MB\s*$", re.MULTILINE)
 _CHIP_TYPE = re.compile(r"^(?:Chip type|Chip is):?\s+(.+?)\s*$", re.MULTILINE)
 _FAMILY = re.compile(r"ESP32(?!-[SCHP]\d)")
-_TIMEOUT_S = 600  # 4 MB at 115200 baud
+# Whatever the environment says (ESPTOOL_FM and the like): what is compared is what was made.
+_KEEP = ("--flash-mode", "keep", "--flash-freq", "keep", "--flash-size", "keep")
 _IDENTITY_TYPE = 0x3F
 
 
@@ -32,7 +33,7 @@ class Chip:
 class Port:
     """One serial port: a device name, or a URL of pyserial. baud: while data is transferred."""
 
-    def __init__(self, name: str, baud: int = 460800):
+    def __init__(self, name: str, baud: int = esptool.BAUD):
         self.name = name
         self._baud = baud
 
@@ -81,19 +82,14 @@ class Port:
         The chip hashes what it holds (esptool verify-flash); the identity is compared byte for
         byte besides.
         """
-        self._run("write-flash", "--flash-mode", "keep", "--flash-freq", "keep", "--flash-size",
-                  "keep", "0x0", image)  # fmt: skip
-        self._run("verify-flash", "0x0", image, failure="read-back failed: ")
+        self._run(*esptool.write(image, *_KEEP))
+        self._run(*esptool.verify(image), failure="read-back failed: ")
         written = image.read_bytes()[identity.offset : identity.end]
         if self.read(identity.offset, identity.size) != written:
             raise RefusedError(f"{self.name}: read-back failed: the identity differs")
 
-    def _run(self, *args: str | Path, failure: str = "") -> str:
+    def _run(self, *words: str | Path, failure: str = "") -> str:
         try:
-            return run_program(
-                "esptool", "--chip", "auto", "--port", self.name, "--baud", str(self._baud),
-                # A board that started between two steps would change its flash.
-                "--after", "no-reset", *args, timeout_s=_TIMEOUT_S,
-            )  # fmt: skip
+            return esptool.ask(self.name, *words, baud=self._baud)
         except ProgramError as error:
             raise ProgramError(f"{self.name}: {failure}{error}", error.hint) from error
