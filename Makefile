@@ -53,13 +53,13 @@ types: setup ## types of the tools, then of the device code against MicroPython'
 	$(BIN)/mypy --config-file typings/mypy.ini
 
 bench: setup ## measure; prints a table and writes build/bench.json
-	PYTHONPATH=tools $(BIN)/python -m bench.board
+	PYTHONPATH=tools $(BIN)/python -m bench $@
 
 bench-mqtt: setup ## measure the MQTT client; prints a table and writes build/bench-mqtt.json
-	PYTHONPATH=tools $(BIN)/python -m bench.mqtt
+	PYTHONPATH=tools $(BIN)/python -m bench $@
 
 bench-provision: setup ## measure provisioning; prints a table and writes build/bench-provision.json
-	PYTHONPATH=tools $(BIN)/python -m bench.provision
+	PYTHONPATH=tools $(BIN)/python -m bench $@
 
 brokers: setup ## try the MQTT client with other brokers, and for long; writes build/mqtt-brokers.md
 	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers

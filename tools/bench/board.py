@@ -7,15 +7,11 @@ docs/benchmarks.md says how each is measured, and what it says about an ESP32.
 
 from pathlib import Path
 
-from bench import board_figures, table
+from bench import board_figures
 from bench.board_figures import Board, Heap, Size, Update
-from bench.table import Row, progress, words
-from demo.stage import Stage, claim_folder
+from bench.table import Notes, Progress, Row, words
+from demo.stage import Stage
 from demo.transcript import Transcript
-
-NAME = "bench"  # of the command
-FOLDER = Path("build/bench")
-RESULT = Path("build/bench.json")
 
 
 def make_rows(stage1: Size, board: Board, heap: Heap, update: Update) -> list[Row]:
@@ -40,7 +36,7 @@ def make_rows(stage1: Size, board: Board, heap: Heap, update: Update) -> list[Ro
     ]  # fmt: skip
 
 
-def make_notes(board: Board, heap: Heap, update: Update) -> list[str]:
+def make_notes(board: Board, heap: Heap, update: Update) -> Notes:
     """What stands behind the figures."""
     peaks = ", ".join(
         f"{words(peak - idle):,} ({size // 1024} KB)" for size, idle, peak in heap.updates
@@ -61,22 +57,18 @@ def make_notes(board: Board, heap: Heap, update: Update) -> list[str]:
     ]
 
 
-def measure() -> tuple[list[Row], list[str]]:
+def measure(folder: Path, progress: Progress) -> tuple[list[Row], Notes]:
     """Measure everything; rows of the table and notes to it."""
     transcript = Transcript()
     transcript.console.quiet = True  # what the stage would tell about a demo
-    with claim_folder(FOLDER), Stage(FOLDER, transcript) as stage:
-        progress(NAME, "code")
+    with Stage(folder, transcript) as stage:
+        progress("code")
         stage1 = board_figures.measure_stage1()
         board_figures.make_fleet(stage)
-        progress(NAME, "verification and download, on the board")
+        progress("verification and download, on the board")
         board = board_figures.measure_board(stage)
-        progress(NAME, "updates, by the clock")
+        progress("updates, by the clock")
         update = board_figures.measure_update(stage)
-        progress(NAME, "heap, idle and during updates")
+        progress("heap, idle and during updates")
         heap = board_figures.measure_heap(stage)
     return make_rows(stage1, board, heap, update), make_notes(board, heap, update)
-
-
-if __name__ == "__main__":
-    table.run(NAME, RESULT, measure)

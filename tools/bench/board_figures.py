@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo.stage import DEVICE, MODEL, REPO, WAIT_S, Stage
+from demo.stage import DEVICE, MODEL, WAIT_S, Stage
 from demo.transcript import NotHeldError
 from signet import files
 from signet.board.virtual.board import HEAP, VirtualBoard
@@ -24,6 +24,7 @@ from signet.device.settings import Settings
 from signet.formats import documents, signing
 from signet.image import mpy, slot_image
 from signet.pki import authority
+from signet.project import PROJECT
 from signet.release import publishing
 from trust.image import Descriptor
 
@@ -101,8 +102,8 @@ def make_fleet(stage: Stage) -> None:
 
 
 def measure_stage1() -> Size:
-    sources = mpy.python_files(REPO, ("lib/trust",))
-    sources |= {name: REPO / name for name in ("boot.py", "main.py")}
+    sources = mpy.python_files(PROJECT, ("lib/trust",))
+    sources |= {name: PROJECT / name for name in ("boot.py", "main.py")}
     compiled = mpy.compile_sources(sources)
     return Size({name: len(code) for name, code in compiled.items()}, _empty_len(compiled))
 
@@ -189,11 +190,11 @@ def _make_image(
     stage: Stage, version: str, counter: int = 1, ballast_kb: int = 0, app: Path | None = None
 ) -> bytes:
     """A signed image of this checkout, with so many KB of constants that nobody imports."""
-    source = REPO
+    source = PROJECT
     if ballast_kb:
         source = stage.folder / f"source-{ballast_kb}"
         for name in ("firmware", "lib"):
-            shutil.copytree(REPO / name, source / name)
+            shutil.copytree(PROJECT / name, source / name)
         ballast = random.Random(ballast_kb).randbytes(ballast_kb * 1024)
         (source / "lib/ballast.py").write_text(f"DATA = {ballast!r}\n")
     described = slot_image.Release(version, MODEL, counter, slot_image.DEFAULT_PLATFORM, _BUILT)
@@ -213,7 +214,7 @@ def _new_board(
     files.replace_file(signed, content)
     stage.flash.unlink(missing_ok=True)
     settings = Settings(DEVICE, MODEL, "A1", **stage.fleet.addresses, watchdog_s=_WATCHDOG_S)
-    flash_file.provision(settings, stage.pki, signed, REPO, stage.flash)
+    flash_file.provision(settings, stage.pki, signed, PROJECT, stage.flash)
     mark, started = stage.mark, time.monotonic()
     with VirtualBoard(stage.flash.parent, heap=heap) as stage.board:
         stage.board.power_on(record_heap=record_heap)

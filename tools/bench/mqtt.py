@@ -6,14 +6,9 @@ nothing but a TLS socket.  docs/benchmarks.md says how each is measured.
 
 from pathlib import Path
 
-from bench import mqtt_figures, table
+from bench import mqtt_figures
 from bench.mqtt_figures import CORE, Heap, Start, Times
-from bench.table import Row, progress, words
-from demo.stage import claim_folder
-
-NAME = "bench-mqtt"  # of the command
-FOLDER = Path("build/bench-mqtt")
-RESULT = Path("build/bench-mqtt.json")
+from bench.table import Notes, Progress, Row, words
 
 
 def make_rows(times: Times, start: Start, code: dict[str, int], heap: Heap) -> list[Row]:
@@ -36,7 +31,7 @@ def make_rows(times: Times, start: Start, code: dict[str, int], heap: Heap) -> l
     ]  # fmt: skip
 
 
-def make_notes(times: Times, code: dict[str, int], heap: Heap) -> list[str]:
+def make_notes(times: Times, code: dict[str, int], heap: Heap) -> Notes:
     """What stands behind the figures."""
     modules = ", ".join(f"{name} {size:,}" for name, size in code.items())
     return [
@@ -51,18 +46,14 @@ def make_notes(times: Times, code: dict[str, int], heap: Heap) -> list[str]:
     ]
 
 
-def measure() -> tuple[list[Row], list[str]]:
+def measure(folder: Path, progress: Progress) -> tuple[list[Row], Notes]:
     """Measure everything; rows of the table and notes to it."""
-    with claim_folder(FOLDER), mqtt_figures.Lab(FOLDER.absolute()) as lab:
+    with mqtt_figures.Lab(folder.absolute()) as lab:
         code = mqtt_figures.measure_code(lab)
-        progress(NAME, "messages, by the clock")
+        progress("messages, by the clock")
         times = mqtt_figures.measure_times(lab)
-        progress(NAME, "start")
+        progress("start")
         start = mqtt_figures.measure_start(lab)
-        progress(NAME, "heap")
+        progress("heap")
         heap = mqtt_figures.measure_heap(lab)
     return make_rows(times, start, code, heap), make_notes(times, code, heap)
-
-
-if __name__ == "__main__":
-    table.run(NAME, RESULT, measure)

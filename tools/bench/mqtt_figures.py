@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo.stage import REPO
 from demo.transcript import NotHeldError
 from signet.fleet.broker import Broker
 from signet.fleet.image_server import server_context
 from signet.fleet.serving import LOOPBACK
 from signet.image import mpy
 from signet.pki import authority
+from signet.project import PROJECT, TOOLCHAIN
 
 CORE = ("__init__", "codec", "link", "connect", "client")
-_MICROPYTHON = REPO / ".toolchain/bin/micropython"
+_MICROPYTHON = TOOLCHAIN / "micropython"
 _HEAP = "64wK"  # an ESP32's first heap segment, scaled by the size of a word
 _ROUNDS = 25
 _ROUND_TRIPS = 100
@@ -100,7 +100,7 @@ class Lab:
     To be used in a `with` statement, which ends what was started.
     """
 
-    def __init__(self, folder: Path, libraries: Path = REPO / "lib"):
+    def __init__(self, folder: Path, libraries: Path = PROJECT / "lib"):
         self._code = folder / "code"
         self._environment = os.environ | {"MICROPYPATH": f".frozen:{self._code}"}
         keys = folder / "pki"
@@ -193,7 +193,7 @@ def measure_code(lab: Lab) -> dict[str, int]:
 
     NotHeldError if a client at QoS 1 needs a module that is not counted as core.
     """
-    sources = mpy.python_files(REPO, ["lib/mqtt"])
+    sources = mpy.python_files(PROJECT, ["lib/mqtt"])
     extra = {name.removeprefix("mqtt.") for name in lab.run("mqtt_small", mode="loaded")}
     extra.difference_update(CORE)
     if extra:

@@ -10,40 +10,37 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from bench import table
-from bench.table import Row, progress
-from demo.stage import REPO, claim_folder
+from bench.table import Notes, Progress, Row
 from signet import files
 from signet.errors import SignetError
 from signet.image import slot_image
 from signet.pki import authority
+from signet.project import PROJECT
 
-NAME = "bench-provision"  # of the command
-FOLDER = Path("build/bench-provision")
-RESULT = Path("build/bench-provision.json")
 BOARDS = int(os.environ.get("SIGNET_BOARDS", "400"))
 MODEL = "signet-bench"
 _FLASH_LEN = 4 * 1024 * 1024
 _MAC = "24:0a:c4:{:02x}:{:02x}:{:02x}"
 
 
-def make_one_bare(number: int) -> None:
+def make_one_bare(folder: Path, number: int) -> None:
     """The floor of one board."""
-    authority.issue_device(FOLDER / "pki", f"bare-{number}")
-    path = FOLDER / "bare" / str(number)
+    authority.issue_device(folder / "pki", f"bare-{number}")
+    path = folder / "bare" / str(number)
     files.create_exclusive(path, bytes([number & 0xFF]) * _FLASH_LEN, files.SECRET_MODE)
 
 
-def time_bare(cores: int) -> float:
+def time_bare(folder: Path, cores: int) -> float:
     """Seconds for all boards."""
-    (FOLDER / "bare").mkdir()
+    (folder / "bare").mkdir()
     started = time.monotonic()
     with ProcessPoolExecutor(cores) as pool:
-        list(pool.map(make_one_bare, range(BOARDS), chunksize=4))
+        list(pool.map(partial(make_one_bare, folder), range(BOARDS), chunksize=4))
     taken = time.monotonic() - started
-    shutil.rmtree(FOLDER / "bare")
+    shutil.rmtree(folder / "bare")
     return taken
 
 
@@ -54,38 +51,32 @@ def run_signet(*args: str | Path) -> None:
         raise SignetError(f"{' '.join(command[2:5])}: {done.stderr.strip()}")
 
 
-def time_signet(signed: Path) -> float:
+def time_signet(folder: Path, signed: Path) -> float:
     """Seconds of the whole command, from its start to its labels."""
     rows = [f"dev-{n:05},{_MAC.format(n >> 16, n >> 8 & 255, n & 255)}" for n in range(BOARDS)]
-    (FOLDER / "boards.csv").write_text("\n".join(["id,mac", *rows]) + "\n")
+    (folder / "boards.csv").write_text("\n".join(["id,mac", *rows]) + "\n")
     started = time.monotonic()
     run_signet(
-        "device", "provision", "--pki", FOLDER / "pki", "--csv", FOLDER / "boards.csv",
+        "device", "provision", "--pki", folder / "pki", "--csv", folder / "boards.csv",
         "--model", MODEL, "--hw", "A1", "--broker", "localhost:8883", "--images", "localhost:8443",
-        "--ntp", "localhost:123", "--image", signed, "-o", FOLDER / "boards",
+        "--ntp", "localhost:123", "--image", signed, "-o", folder / "boards",
     )  # fmt: skip
     return time.monotonic() - started
 
 
-def measure() -> tuple[list[Row], list[str]]:
-    with claim_folder(FOLDER):
-        authority.init_pki(FOLDER / "pki", ["localhost"])
-        release = slot_image.Release(
-            "1.0.0", MODEL, 1, slot_image.DEFAULT_PLATFORM, int(time.time())
-        )
-        signed = FOLDER / "signed.img"
-        files.replace_file(
-            signed,
-            slot_image.sign_image(
-                slot_image.build_image(release, REPO), FOLDER / "pki/release.key"
-            ),
-        )
-        cores = len(os.sched_getaffinity(0))
-        progress(NAME, "keys and certificates alone")
-        bare_s = time_bare(cores)
-        progress(NAME, "the whole command")
-        real_s = time_signet(signed)
-        used = sum(path.stat().st_blocks for path in (FOLDER / "boards").rglob("*")) * 512
+def measure(folder: Path, progress: Progress) -> tuple[list[Row], Notes]:
+    """Measure everything; rows of the table and notes to it."""
+    authority.init_pki(folder / "pki", ["localhost"])
+    release = slot_image.Release("1.0.0", MODEL, 1, slot_image.DEFAULT_PLATFORM, int(time.time()))
+    signed = folder / "signed.img"
+    unsigned = slot_image.build_image(release, PROJECT)
+    files.replace_file(signed, slot_image.sign_image(unsigned, folder / "pki/release.key"))
+    cores = len(os.sched_getaffinity(0))
+    progress("keys and certificates alone")
+    bare_s = time_bare(folder, cores)
+    progress("the whole command")
+    real_s = time_signet(folder, signed)
+    used = sum(path.stat().st_blocks for path in (folder / "boards").rglob("*")) * 512
     rows = [
         Row("boards_per_minute", round(60 * BOARDS / real_s), f"bare {60 * BOARDS / bare_s:,.0f}",
             at_least=1000),
@@ -94,7 +85,3 @@ def measure() -> tuple[list[Row], list[str]]:
     ]  # fmt: skip
     notes = [f"{BOARDS} boards on {cores} cores in {real_s:.1f} s, start of the program included."]
     return rows, notes
-
-
-if __name__ == "__main__":
-    table.run(NAME, RESULT, measure)

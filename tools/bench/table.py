@@ -15,10 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from demo.stage import REPO
+from demo.stage import claim_folder
 from demo.transcript import NotHeldError
 from signet import files
 from signet.errors import SignetError
+from signet.project import PROJECT
 
 WIDTH = 80
 WORD_LEN = 8  # bytes of a machine word, in the host's MicroPython
@@ -48,17 +49,28 @@ class Row(NamedTuple):
         return "missed" if too_high or too_low else "met"
 
 
-def run(name: str, result: Path, measure: Callable[[], tuple[list[Row], list[str]]]) -> None:
-    """Measure, write the file, print the table and the notes to it.
+Notes = list[str]
+Progress = Callable[[str], None]  # told what is measured now
+Measure = Callable[[Path, Progress], tuple[list[Row], Notes]]  # in a folder that is wiped first
+
+
+def run(name: str, measure: Measure) -> None:
+    """Measure in build/<name>, write build/<name>.json, print the table and the notes to it.
 
     name: of the command, for its messages. Ends with exit code 2 if something could not be
     measured, 1 if interrupted; no file is written then.
     """
-    os.chdir(REPO)
+    os.chdir(PROJECT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the broker would be left over
+    folder, result = Path("build", name), Path("build", f"{name}.json")
     started = time.monotonic()
+
+    def progress(what: str) -> None:
+        click.echo(f"{name}: measuring {what}", err=True)
+
     try:
-        rows, notes = measure()
+        with claim_folder(folder):
+            rows, notes = measure(folder, progress)
         content = json.dumps({row.key: row.value for row in rows}, indent=2) + "\n"
         files.replace_file(result, content.encode())
     except (SignetError, NotHeldError) as error:
@@ -71,17 +83,12 @@ def run(name: str, result: Path, measure: Callable[[], tuple[list[Row], list[str
     click.echo(f"Measured in {time.monotonic() - started:.0f} s; written to {result}.")
 
 
-def progress(name: str, what: str) -> None:
-    """Say on stderr what a command measures now."""
-    click.echo(f"{name}: measuring {what}", err=True)
-
-
 def words(length: float) -> int:
     """Bytes of heap in machine words."""
     return round(length / WORD_LEN)
 
 
-def _show(rows: list[Row], notes: list[str]) -> None:
+def _show(rows: list[Row], notes: Notes) -> None:
     table = Table(box=SIMPLE_HEAD, width=WIDTH, padding=(0, 1), pad_edge=False)
     table.add_column("figure", no_wrap=True)
     for name in ("measured", "floor", "aim"):

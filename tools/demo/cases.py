@@ -5,11 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from demo.stage import DEVICE, MODEL, REPO, Evidence, Stage
+from demo.stage import DEVICE, MODEL, Evidence, Stage
 from demo.transcript import NotHeldError
 from signet.board.virtual.cycle import Exit, PowerCut
 from signet.formats import documents, flash
 from signet.image import slot_image
+from signet.project import PROJECT
 from signet.run import run_program
 
 _TRIES = 3  # boots that a new release gets to prove itself
@@ -169,7 +170,7 @@ def _find_operation(stage: Stage, block: int) -> int:
 
     The next update, after a power-on, writes about the same in the same order.
     """
-    layout = {row.label: row for row in flash.load_layout(REPO / slot_image.LAYOUT)}
+    layout = {row.label: row for row in flash.load_layout(PROJECT / slot_image.LAYOUT)}
     address = layout["slot_b"].offset + block * _BLOCK_LEN
     for number, operation in enumerate(stage.board.flash_ops(), 1):
         if (operation.kind, operation.address) == ("program", address):

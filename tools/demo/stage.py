@@ -29,10 +29,10 @@ from signet.formats import documents
 from signet.formats.flash import Flash
 from signet.image import slot_image
 from signet.pki import authority
+from signet.project import PROJECT
 from signet.release import publishing
 from trust import state as boot_state
 
-REPO = Path(__file__).resolve().parents[2]
 DEVICE = "dev-0001"
 OTHER_DEVICE = "dev-0002"  # with --host: for a real board or an emulator
 MODEL = "signet-demo"
@@ -171,7 +171,7 @@ class Stage:
     def make_image(self, release_: slot_image.Release, app: Path | None = None) -> bytes:
         """Build and sign an image of this checkout, without a word."""
         return slot_image.sign_image(
-            slot_image.build_image(release_, REPO, app), self.pki / "release.key"
+            slot_image.build_image(release_, PROJECT, app), self.pki / "release.key"
         )
 
     def make_order(self, content: bytes) -> documents.Document:
