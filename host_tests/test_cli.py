@@ -224,7 +224,9 @@ def test_output_to_a_reader_that_left_is_no_traceback(signed_file):
 
 def every_command(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = [path]
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             found += every_command(command, (*path, name))
         else:

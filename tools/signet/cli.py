@@ -8,30 +8,27 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from signet import __version__
-from signet.board import commands as board
-from signet.device import commands as device
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
-from signet.fleet import commands as fleet
-from signet.image import commands as image
 from signet.options import EXIT_CODES, note
-from signet.pki import commands as pki
-from signet.release import commands as release
+
+_GROUPS = ("board", "device", "fleet", "image", "pki", "release")
 
 
-@click.group()
-@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
-@click.version_option(__version__)
-def program(verbose: bool) -> None:
-    """Keys, images, provisioning, releases and virtual boards for Signet devices."""
+class _Program(click.Group):
+    """Imports a group when it is asked for: to import all takes longer than most commands."""
 
-
-for _commands in (pki, image, board, device, fleet, release):
-    program.add_command(_commands.group)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            return None
+        group: click.Group = import_module(f"signet.{cmd_name}.commands").group
+        _state_exit_codes(group)
+        return group
 
 
 def _state_exit_codes(command: click.Command) -> None:
@@ -42,7 +39,11 @@ def _state_exit_codes(command: click.Command) -> None:
             _state_exit_codes(subcommand)
 
 
-_state_exit_codes(program)
+@click.group(cls=_Program, commands=[click.Group(name) for name in _GROUPS], epilog=EXIT_CODES)
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
+@click.version_option(__version__)
+def program(verbose: bool) -> None:
+    """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
 
 def run(arguments: list[str]) -> int:

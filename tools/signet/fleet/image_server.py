@@ -16,8 +16,7 @@ from typing import Any, BinaryIO
 
 from aiohttp import web
 
-# What a model and a version look like in a path: no separator, no leading dot, never empty.
-SEGMENT = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
+from signet.fleet.folder import SEGMENT
 
 _CHUNK_LEN = 64 * 1024
 _STALL_S = 60  # a client that takes nothing for this long is dropped

@@ -1,11 +1,4 @@
-"""The servers that a fleet talks to: mosquitto, the image server and the time server.
-
-    DIR/images/<model>/<version>.img  what the image server gives out
-    DIR/images.log                    one line of JSON a request
-    DIR/broker/                       mosquitto's configuration, access list and database
-    DIR/broker.log                    mosquitto's log
-    DIR/fleet.json                    addresses, while the servers run
-    DIR/lock                          held by mosquitto: a second one, or one left over, is noticed
+"""The servers that a fleet talks to: mosquitto, image server and time server, on one folder.
 
 Every client has to show a certificate that chains to the fleet's root CA; its common name is its
 identity, and the access list goes by that. Revoked certificates are not looked for yet.
@@ -24,11 +17,11 @@ from typing import Self
 from signet import files
 from signet.errors import SignetError
 from signet.fleet.broker import Broker
+from signet.fleet.folder import STATE_NAME
 from signet.fleet.image_server import ImageServer, server_context
 from signet.fleet.time_server import TimeServer
 
 LOOPBACK = "127.0.0.1"
-STATE_NAME = "fleet.json"
 
 _START_S = 10
 _STOP_S = 10
@@ -140,19 +133,6 @@ class _Background:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def running_address(folder: Path, server: str) -> str:
-    """Where a server of a fleet folder listens, "host:port"; SignetError if none runs there.
-
-    server: "broker", "images" or "ntp".
-    """
-    state = folder / STATE_NAME
-    if not state.exists():
-        raise SignetError(
-            f"{folder}: no servers run on this folder", f"signet fleet serve {folder}"
-        )
-    return str(json.loads(files.read_file(state, "addresses"))[server])
 
 
 def _free_port(bind: str) -> int:

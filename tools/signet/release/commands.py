@@ -7,7 +7,7 @@ import click
 
 from signet import files
 from signet.errors import refusals_about
-from signet.fleet import serving
+from signet.fleet.folder import running_address
 from signet.formats.documents import MAX_LIFETIME_S, MAX_NUMBER, utc
 from signet.options import FILE, FOLDER, PKI
 from signet.pki import names
@@ -53,7 +53,7 @@ def release_publish(
     The broker keeps the order for a device that is away. A device that has never connected to this
     broker cannot be sent one.
     """
-    broker = broker or serving.running_address(folder, "broker")
+    broker = broker or running_address(folder, "broker")
     content = files.read_file(image_path, "image")
     with refusals_about(image_path):
         order = publishing.release(pki_folder, folder, broker, device, content, expires_in, number)
@@ -82,7 +82,7 @@ def release_console(
     it said is in its events: "console opens", or why not.
     """
     names.check_device_id(device)  # or '+' and '/' would reach other topics
-    broker = broker or serving.running_address(folder, "broker")
+    broker = broker or running_address(folder, "broker")
     with refusals_about(path):
         token = console.send(pki_folder, broker, device, files.read_file(path, "token"))
     click.echo(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from signet import files
 from signet.errors import RefusedError, SignetError
-from signet.fleet import image_server
+from signet.fleet.folder import SEGMENT
 from signet.fleet.session import OperatorSession
 from signet.formats import signing
 from signet.formats.documents import MAX_NUMBER, Document, open_document, sign_document
@@ -46,8 +46,8 @@ def make_order(content: bytes, device: str, number: int, expires: int) -> Docume
 def image_path(descriptor: Descriptor) -> Path:
     """Where an image lies below a fleet's images folder: <model>/<version>.img."""
     for name, text in (("model", descriptor.model), ("version", descriptor.version)):
-        if not re.fullmatch(image_server.SEGMENT, text):
-            raise RefusedError(f"{name} {text!r}, expected the form {image_server.SEGMENT}")
+        if not re.fullmatch(SEGMENT, text):
+            raise RefusedError(f"{name} {text!r}, expected the form {SEGMENT}")
     return Path(descriptor.model, f"{descriptor.version}.img")
 
 
