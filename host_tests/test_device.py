@@ -209,10 +209,7 @@ def test_wifi_is_a_setting_on_vfs(project, wifi, expected):
 BAD_WIFI = {
     "no name": (Wifi(""), "Wi-Fi name '', expected 1 to 32 bytes"),
     "long name": (Wifi("\u00e9" * 17), "expected 1 to 32 bytes"),
-    "short key": (
-        Wifi("works", "hunter2"),
-        "passphrase of 7 characters, expected 8 to 63",
-    ),
+    "short key": (Wifi("works", "hunter2"), "passphrase of 7 characters, expected 8 to 63"),
     "long key": (Wifi("works", "x" * 64), "passphrase of 64 characters"),
     "not ASCII": (Wifi("works", "p\u00e4ssword"), "in ASCII"),
 }

@@ -31,11 +31,10 @@ from signet.device.provisioning.inventory import (
     owner_of_mac,
 )
 from signet.device.provisioning.making import Task
-from signet.errors import RefusedError, SignetError
+from signet.errors import RefusedError, SignetError, listed
 from signet.pki import authority
 
 _COMMIT_S = 1.0
-_SHOWN = 10
 _FREE_MARGIN = 64 * 1024 * 1024  # for the inventory, the labels and everybody else
 
 
@@ -118,8 +117,7 @@ def choose(inventory: Inventory, jobs: Sequence[Job]) -> tuple[list[Job], list[s
             else:
                 todo.append(job)
     if problems:
-        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        raise RefusedError("\n  ".join([*problems[:_SHOWN], *more]))
+        raise RefusedError(listed(problems))
     for job in todo:
         if job.id not in rows:
             flash_file.check_free(job.task.output)

@@ -21,14 +21,13 @@ from pathlib import Path
 
 from signet import files
 from signet.device.settings import HARDWARE, Wifi, check_wifi
-from signet.errors import SignetError
+from signet.errors import SignetError, listed
 from signet.pki import names
 
 COLUMNS = ("id", "mac", "port", "hw", "wifi_ssid", "wifi_key", "factory")
 _UNIQUE = ("id", "mac", "factory")
 _MAC = re.compile("([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _GROUP_BIT = 1  # of the first byte: not the address of one station (IEEE 802)
-_SHOWN = 10
 _OTHERS_MAY_READ = 0o077
 
 
@@ -62,9 +61,7 @@ def read_boards(path: Path) -> list[Board]:
     if not boards and not problems:
         problems.append(f"{path}: no boards, expected a line for each below the header")
     if problems:
-        more = len(problems) - _SHOWN
-        tail = [f"and {more} more"] if more > 0 else []
-        raise SignetError("\n  ".join([*problems[:_SHOWN], *tail]))
+        raise SignetError(listed(problems))
     if any(board.wifi and board.wifi.key for board in boards):
         _check_private(path)
     return boards
