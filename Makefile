@@ -21,7 +21,7 @@ help: ## list the targets
 setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
 
 demo: setup ## show the main job: provision, connect, update, refuse, roll back; HOST=… WIFI=… BIND=…
-	$(BIN)/python tools/demo.py $(if $(HOST),--keep --host $(HOST)) $(if $(WIFI),--wifi '$(WIFI)') \
+	PYTHONPATH=tools $(BIN)/python -m demo $(if $(HOST),--keep --host $(HOST)) $(if $(WIFI),--wifi '$(WIFI)') \
 	  $(if $(BIND),--bind $(BIND))
 
 flash: setup ## write a device to an ESP32 and compare: PORT=… MICROPYTHON_BIN=… [DEVICE=folder]
@@ -56,13 +56,13 @@ types: setup ## types of the tools, then of the device code against MicroPython'
 	$(BIN)/mypy --config-file typings/mypy.ini
 
 bench: setup ## measure; prints a table and writes build/bench.json
-	$(BIN)/python tools/bench.py
+	PYTHONPATH=tools $(BIN)/python -m bench $@
 
 bench-mqtt: setup ## measure the MQTT client; prints a table and writes build/bench-mqtt.json
-	$(BIN)/python tools/bench_mqtt.py
+	PYTHONPATH=tools $(BIN)/python -m bench $@
 
 bench-provision: setup ## measure provisioning; prints a table and writes build/bench-provision.json
-	$(BIN)/python tools/bench_provision.py
+	PYTHONPATH=tools $(BIN)/python -m bench $@
 
 brokers: setup ## try the MQTT client with other brokers, and for long; writes build/mqtt-brokers.md
 	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers

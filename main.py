@@ -16,7 +16,7 @@ def run():
     The port then runs this file as a script before the REPL begins: that must do nothing.
     """
     rtc = machine.RTC()
-    if rtc.memory() == b"console":  # firmware/service.py has accepted a token
+    if rtc.memory() == b"console":  # firmware/ondemand/service.py has accepted a token
         rtc.memory(b"0 console was open")  # before it opens: the next reset shuts it again
         return True
     global _mount_slot

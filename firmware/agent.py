@@ -74,7 +74,7 @@ class Agent:
         self.wake = asyncio.Event()
         self.restart_reason = None
         self.clock = clock.Clock(boot.clock_floor)
-        from firmware import credentials
+        from firmware.ondemand import credentials
 
         self.context, self.client_id = credentials.load(boot.identity)
         del credentials
@@ -95,12 +95,12 @@ class Agent:
         await self.supervisor.run()
 
     def _look_back(self):
-        from firmware import control, report
+        from firmware.ondemand import control, report
 
         # For their names only, which stay in memory: beside a connection these would come to lie
         # in a second segment of heap, and keep it from the network for good.
         for name in ("orders", "service"):
-            __import__("firmware." + name)
+            __import__("firmware.ondemand." + name)
         unload()
         control.load_config(self.device)
         restarts = report.report_boot(self)
@@ -111,7 +111,7 @@ class Agent:
         if store.exists(store.ORDER_PATH):
             # Before there is a session: an ESP32 has room for one TLS connection, and what
             # the update needs is here, in a fresh heap, however long the board has been up.
-            from firmware import updater
+            from firmware.ondemand import updater
 
             await updater.run(self, restarts)
             del updater

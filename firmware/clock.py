@@ -1,6 +1,6 @@
 """Wall clock: Unix seconds that never fall below what the board can be sure of.
 
-SNTP (firmware/sntp.py) is not authenticated, so it may move time only above the floor:
+SNTP (firmware/ondemand/sntp.py) is not authenticated, so it may move time only above the floor:
 the build time of the verified image, the number of the last order (its time of
 issue, signed), and the last time at which a server's certificate was accepted.  A
 forged reply can move it forward until the next one; orders and certificates then look

@@ -47,7 +47,7 @@ class Session:
         self._client.start(max(0, restarts - _PATIENCE))
 
     async def _open(self):
-        from firmware import link
+        from firmware.ondemand import link
 
         agent = self._agent
         await link.setup(agent)
@@ -137,21 +137,21 @@ class Session:
     async def _on_message(self, kind, message):
         agent = self._agent
         if kind == "down/order":
-            from firmware import orders
+            from firmware.ondemand import orders
 
             order = orders.take(message.payload, agent, store, now())
             if order:
                 agent.restart_reason = "restart to install %s" % order["version"]
                 agent.wake.set()  # `run` sends after us, so this message is acknowledged first
         elif kind == "down/console":
-            from firmware import service
+            from firmware.ondemand import service
 
             await service.take(message.payload, agent, now(), self._publish)
         elif kind == "down/config":
-            from firmware import control
+            from firmware.ondemand import control
 
             control.configure(agent.device, message.payload)
         elif kind == "down/command":
-            from firmware import control
+            from firmware.ondemand import control
 
             await control.command(agent.device, message.payload)

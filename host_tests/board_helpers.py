@@ -8,8 +8,9 @@ from pathlib import Path
 from shutil import copyfile
 from typing import NamedTuple
 
-from signet import esp_image, filesystem, flash
-from signet.board import Cause, Exit, FlashOp, PowerCut, VirtualBoard
+from signet.board.virtual.board import FlashOp, VirtualBoard
+from signet.board.virtual.cycle import Cause, Exit, PowerCut
+from signet.formats import esp_image, filesystem, flash
 
 LAYOUT = Path(__file__).resolve().parents[1] / "firmware/board/partitions.csv"
 PARTITIONS = flash.load_layout(LAYOUT)

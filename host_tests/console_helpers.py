@@ -8,8 +8,11 @@ from pathlib import Path
 
 from host_tests.board_helpers import BY_LABEL, REPL, make_board
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
-from signet import device, filesystem, flash, image
-from signet.board import Exit, VirtualBoard
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Exit
+from signet.device import flash_file
+from signet.formats import filesystem, flash
+from signet.image import mpy, slot_image
 
 BOOT = (REPO / "boot.py").read_text()
 MAIN = (REPO / "main.py").read_text()
@@ -28,16 +31,16 @@ KEYS = (
 @cache
 def stage1_files() -> dict[str, bytes]:
     """Path and content of what provisioning puts on `vfs`."""
-    library = image.compile_sources(image.python_files(REPO, ("lib/trust",)))
+    library = mpy.compile_sources(mpy.python_files(REPO, ("lib/trust",)))
     return library | {"boot.py": BOOT.encode(), "main.py": MAIN.encode()}
 
 
 @cache
 def slot_files() -> dict[str, bytes]:
     """Path and content of what is in a slot; compiled once, for that takes seconds."""
-    sources = image.python_files(REPO, ("firmware", "lib"))
+    sources = mpy.python_files(REPO, ("firmware", "lib"))
     left_out = ("firmware/board/", "lib/trust/")
-    return image.compile_sources(
+    return mpy.compile_sources(
         {name: path for name, path in sources.items() if not name.startswith(left_out)}
     )
 
@@ -60,13 +63,13 @@ def provision(folder: Path, keys: Path, **firmware: str) -> Path:
     for name, text in firmware.items():
         sources[f"firmware/{name}.py"] = folder / f"{name}.py"
         (folder / f"{name}.py").write_text(text)
-    files = slot_files() | image.compile_sources(sources)
+    files = slot_files() | mpy.compile_sources(sources)
     most_blocks = BY_LABEL["slot_a"].size // flash.SECTOR_LEN - 2
     payload = filesystem.pack_smallest(files, filesystem.SLOT, most_blocks)
     signed = folder / "signed.img"
-    unsigned = image.pack_descriptor(RELEASE, len(payload)) + payload
-    signed.write_bytes(image.sign_image(unsigned, keys / "release.key"))
-    device.provision(SETTINGS, keys, signed, REPO, folder / "flash.bin")
+    unsigned = slot_image.pack_descriptor(RELEASE, len(payload)) + payload
+    signed.write_bytes(slot_image.sign_image(unsigned, keys / "release.key"))
+    flash_file.provision(SETTINGS, keys, signed, REPO, folder / "flash.bin")
     return folder / "flash.bin"
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from host_tests.fleet_helpers import put_credentials
-from signet import pki
-from signet.fleet import Fleet
+from signet.fleet.serving import Fleet
+from signet.pki import authority
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def devices(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder each for dev-0001 and dev-0002, with credentials where a session looks for them."""
     folder = tmp_path_factory.mktemp("devices")
     for device in ("dev-0001", "dev-0002"):
-        put_credentials(folder / device, keys, *pki.issue_device(keys, device))
+        put_credentials(folder / device, keys, *authority.issue_device(keys, device))
     return folder
 
 

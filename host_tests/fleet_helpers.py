@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from signet.fleet import LOOPBACK, Fleet
-from signet.session import OperatorSession
+from signet.fleet.serving import LOOPBACK, Fleet
+from signet.fleet.session import OperatorSession
 
 WAIT_S = 60  # for anything that a test waits for; reached by what hangs alone
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO / "lib"), str(REPO / "host_tests/pure")]
+sys.path[:0] = [str(REPO / folder) for folder in ("lib", "tools", "host_tests/pure")]
 HOME = REPO / "build/fuzz"
 
 LIMIT = 300  # bytes of a packet

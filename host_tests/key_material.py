@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from signet.flash import Flash
+from signet.formats.flash import Flash
 from trust.identity import Identity
 
 _NEEDLE_LEN = 16  # bytes of a number that are looked for: a part of it is a leak, too

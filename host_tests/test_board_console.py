@@ -14,8 +14,9 @@ from host_tests.board_helpers import (
     make_board,
     said,
 )
-from signet import board_console
-from signet.board import BoardError, VirtualBoard
+from signet.board.virtual import console
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import BoardError
 
 SIGNET = (sys.executable, "-m", "signet")
 WAIT_S = 60  # reached by what hangs alone
@@ -117,7 +118,7 @@ def test_a_watcher_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
     main = "for n in range(3000): print('x' * 200)\nprint('through')"
     with make_board(tmp_path, main=main) as board:
         board.power_on()
-        with contextlib.closing(board_console.watch(tmp_path)) as watcher:
+        with contextlib.closing(console.watch(tmp_path)) as watcher:
             next(watcher)
             board.wait_until_stopped()
     assert len(said(board)) == 3001

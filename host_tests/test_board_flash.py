@@ -18,8 +18,9 @@ from host_tests.board_helpers import (
     run_board,
     said,
 )
-from signet import esp_image, filesystem, flash, idf
-from signet.board import Cause, Exit, FlashOp, PowerCut, VirtualBoard
+from signet.board.virtual.board import FlashOp, VirtualBoard
+from signet.board.virtual.cycle import Cause, Exit, PowerCut
+from signet.formats import esp_image, filesystem, flash, idf
 
 OTADATA = BY_LABEL["otadata"].offset
 APP = esp_image.synthetic_app("1.25.0")

@@ -19,8 +19,12 @@ from host_tests.esp_images import (
     make_table,
 )
 from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
-from signet import bootloader, device, esp_image, filesystem, flash, image
+from signet.board.virtual import bootloader
+from signet.device import flash_file
+from signet.device.settings import Wifi
 from signet.errors import RefusedError
+from signet.formats import esp_image, filesystem, flash
+from signet.image import slot_image
 from signet.run import run_program as run_tool
 from trust.state import BootState
 
@@ -45,8 +49,8 @@ def device_flash(project, keys, signed, tmp_path_factory):
     """The flash file of a device, as `signet device provision` makes it."""
     folder = tmp_path_factory.mktemp("device")
     (folder / "signed.img").write_bytes(signed)
-    wifi = device.Wifi("a network")
-    device.provision(
+    wifi = Wifi("a network")
+    flash_file.provision(
         SETTINGS, keys, folder / "signed.img", project, folder / "flash.bin", None, wifi
     )
     return folder / "flash.bin"
@@ -305,8 +309,8 @@ def test_a_device_that_would_not_boot_is_refused(build, device_flash, tmp_path, 
 def test_an_image_that_needs_a_later_micropython_is_refused(
     build, keys, project, tmp_path, device_flash
 ):
-    release = image.Release("1.0.0", "signet-demo", 1, (1, 26, 0), 1_700_000_000)
-    content = image.sign_image(image.build_image(release, project), keys / "release.key")
+    release = slot_image.Release("1.0.0", "signet-demo", 1, (1, 26, 0), 1_700_000_000)
+    content = slot_image.sign_image(slot_image.build_image(release, project), keys / "release.key")
     chip = flash.Flash.load(device_flash)
     chip.write("slot_a", content)
     chip.save_new(tmp_path / "device.bin")

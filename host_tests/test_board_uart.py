@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from host_tests.board_helpers import make_board, read_partition, said
-from signet.board import VirtualBoard
+from signet.board.virtual.board import VirtualBoard
 
 LISTEN = (
     "import socket\ns = socket.socket()\n"

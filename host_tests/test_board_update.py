@@ -25,10 +25,15 @@ from host_tests.proxy import Proxy
 from host_tests.tool_helpers import REPO
 from host_tests.vectors import block as sign_block
 from host_tests.vectors import sign_order
-from signet import device, flash, image, release
-from signet.board import Cause, PowerCut, VirtualBoard
-from signet.fleet import Fleet
-from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Cause, PowerCut
+from signet.device import flash_file
+from signet.device.settings import Settings
+from signet.fleet.serving import Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+from signet.formats import flash
+from signet.image import slot_image
+from signet.release import publishing
 from trust.state import CONFIRMED, BootState
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
@@ -43,7 +48,7 @@ Report = dict[str, Any]
 
 
 def describe(version: str, counter: int = 1, model: str = MODEL, built: int = BUILT):
-    return image.Release(version, model, counter, (1, 25, 0), built)
+    return slot_image.Release(version, model, counter, (1, 25, 0), built)
 
 
 def load_key(path: Path) -> rsa.RSAPrivateKey:
@@ -62,16 +67,16 @@ class World:
         self.operator = operator
         self.release_key = load_key(keys / "release.key")
         self.fleet_key = load_key(keys / "fleet.key")
-        self.unsigned = image.build_image(describe("1.0.0"), REPO)
+        self.unsigned = slot_image.build_image(describe("1.0.0"), REPO)
         self.number = int(time.time()) - 40_000
         (folder / "1.0.0.img").write_bytes(self.sign(self.unsigned))
         address = {name: f"localhost:{route.port}" for name, route in proxy.routes.items()}
-        settings = device.Settings(
+        settings = Settings(
             DEVICE, MODEL, "A1", address["broker"], address["images"],
             fleet.addresses["ntp"], WATCHDOG_S,
         )  # fmt: skip
         (folder / "board").mkdir()
-        device.provision(settings, keys, folder / "1.0.0.img", REPO, folder / "board/flash.bin")
+        flash_file.provision(settings, keys, folder / "1.0.0.img", REPO, folder / "board/flash.bin")
         self.board = VirtualBoard(folder / "board")
 
     def sign(self, content: bytes, key: Any = None) -> bytes:
@@ -87,8 +92,10 @@ class World:
         if app is not None:
             path = self.folder / "app.py"
             path.write_text(app)
-            payload = image.build_image(describe(version), REPO, path)[BLOCK:]
-        return self.sign(image.pack_descriptor(describe(version, **fields), len(payload)) + payload)
+            payload = slot_image.build_image(describe(version), REPO, path)[BLOCK:]
+        return self.sign(
+            slot_image.pack_descriptor(describe(version, **fields), len(payload)) + payload
+        )
 
     def order(self, content: bytes, **changes: Any) -> dict[str, Any]:
         self.number += 1
@@ -109,7 +116,7 @@ class World:
         mark = len(self.operator.messages)
         if isinstance(order, dict):
             order = sign_order(key or self.fleet_key, json.dumps(order).encode())
-        release.publish(self.operator, DEVICE, order)
+        publishing.publish(self.operator, DEVICE, order)
         return mark
 
     def wait_for(self, wanted: Callable[[str, Report], Any], mark: int) -> Report:
@@ -413,7 +420,9 @@ def test_a_power_cut_in_the_download_is_survived(world):
     content = world.image("1.3.0", counter=3)
     world.serve(content)
     total = len(content) // BLOCK
-    place = next(row for row in flash.load_layout(REPO / image.LAYOUT) if row.label == "slot_a")
+    place = next(
+        row for row in flash.load_layout(REPO / slot_image.LAYOUT) if row.label == "slot_a"
+    )
     target = place.offset + total * 3 // 4 * BLOCK
     # Which operation that is, another board with the same flash tells.
     world.board.power_off()

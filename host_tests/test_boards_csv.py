@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from signet.device import Wifi
+from signet.device.provisioning import boards_csv
+from signet.device.provisioning.boards_csv import Board
+from signet.device.settings import Wifi
 from signet.errors import SignetError
-from signet.provisioning import boards_csv
-from signet.provisioning.boards_csv import Board
 
 
 def write(folder: Path, text: str | bytes, mode: int = 0o600) -> Path:

@@ -7,8 +7,8 @@ import pytest
 
 from host_tests.board_helpers import BY_LABEL, FIRST, blank_flash, build_app
 from host_tests.tool_helpers import run_program
-from signet import esp_image, flash, idf
-from signet.bootloader import BootError, FlashFile, PowerCutError, boot
+from signet.board.virtual.bootloader import BootError, FlashFile, PowerCutError, boot
+from signet.formats import esp_image, flash, idf
 
 OTADATA = BY_LABEL["otadata"].offset
 OTA_0, OTA_1 = BY_LABEL["ota_0"], BY_LABEL["ota_1"]

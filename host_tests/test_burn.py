@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from host_tests.tool_helpers import REPO, Signet, mode, run_program, snapshot
-from signet import flash, signing
-from signet.sealing.efuse_plan import CHIPS
+from signet.device.sealing.efuse_plan import CHIPS
+from signet.formats import flash, signing
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 

@@ -10,8 +10,9 @@ import click
 import pytest
 
 from host_tests.tool_helpers import REPO, Signet, mode, snapshot
-from signet import cli, files, signing
+from signet import cli, files
 from signet.errors import RefusedError, SignetError
+from signet.formats import signing
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
@@ -223,7 +224,9 @@ def test_output_to_a_reader_that_left_is_no_traceback(signed_file):
 
 def every_command(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = [path]
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             found += every_command(command, (*path, name))
         else:
@@ -241,7 +244,7 @@ def test_every_help_states_the_exit_codes(capsys):
 
 
 def test_an_unforeseen_error_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr("signet.image.inspect_image", lambda _: 1 // 0)
+    monkeypatch.setattr("signet.image.slot_image.inspect_image", lambda _: 1 // 0)
     assert cli.run(["image", "inspect", str(REPO / "pyproject.toml")]) == 2
     assert capsys.readouterr().err == (
         "signet: error: ZeroDivisionError: integer division or modulo by zero\n"

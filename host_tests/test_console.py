@@ -25,7 +25,8 @@ from host_tests.console_helpers import (
     pack_vfs,
     provision,
 )
-from signet.board import Cause, Exit, VirtualBoard
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Cause, Exit
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 

@@ -1,6 +1,7 @@
 """`make demo` itself: it holds, its transcript fits a terminal, and it notices what does not."""
 
 import base64
+import os
 import re
 import shlex
 import signal
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from host_tests.key_material import find_keys, keys_and_places
-from signet.flash import Flash
+from signet.formats.flash import Flash
 from trust.identity import Identity
 
 REPO = Path(__file__).resolve().parent.parent
@@ -64,19 +65,22 @@ def test_key_material_is_found(kind, form):
 
 
 def start_demo(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(REPO / "tools/demo.py"), "--folder", str(folder)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "demo", "--folder", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(REPO / "tools")}
+    return subprocess.Popen(
+        command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 @pytest.fixture
 def demo(monkeypatch):
     """The demo's main module."""
     monkeypatch.syspath_prepend(REPO / "tools")
-    import demo
+    from demo import play
 
     monkeypatch.setattr("os.chdir", lambda _: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    return demo
+    return play
 
 
 @pytest.mark.slow
@@ -135,8 +139,8 @@ def test_a_second_demo_in_the_folder_waits_its_turn(tmp_path):
 @pytest.mark.slow
 def test_a_host_is_named_by_certificate_and_record(demo, tmp_path, capsys):
     """The first three steps with --host, which is for a real board or an emulator."""
-    from demo_stage import Stage
-    from demo_transcript import Transcript
+    from demo.stage import Stage
+    from demo.transcript import Transcript
 
     (tmp_path / "demo").mkdir()
     with Stage(tmp_path / "demo", Transcript(), "10.0.2.2", "a network") as stage:
@@ -159,7 +163,7 @@ def test_a_host_is_named_by_certificate_and_record(demo, tmp_path, capsys):
 
 @pytest.mark.parametrize("fails", [0, 3, 6])
 def test_a_step_that_does_not_hold_ends_it(demo, monkeypatch, tmp_path, capsys, fails):
-    from demo_transcript import NotHeldError
+    from demo.transcript import NotHeldError
 
     def step(_stage: object, number: int) -> str:
         if number == fails:

@@ -1,4 +1,4 @@
-"""signet.device and identity: what a provisioned board holds, and what is never provisioned."""
+"""flash_file and identity: what a provisioned board holds, and what is never provisioned."""
 
 import csv
 import datetime
@@ -23,8 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS, mode, run_program, snapshot
-from signet import device, flash, identity, image, pki, run, secure_cert, signing
+from signet import run
+from signet.device import flash_file, identity
+from signet.device.settings import Wifi
 from signet.errors import RefusedError, SignetError
+from signet.formats import flash, secure_cert, signing
+from signet.image import slot_image
+from signet.image.stage1 import compile_stage1
+from signet.pki import authority
 from trust.identity import Identity
 from trust.state import CONFIRMED, BootState
 
@@ -64,7 +70,7 @@ def chip(project, keys, signed, tmp_path_factory):
     """The flash file of a provisioned board."""
     folder = tmp_path_factory.mktemp("board")
     (folder / "signed.img").write_bytes(signed)
-    device.provision(SETTINGS, keys, folder / "signed.img", project, folder / "flash.bin")
+    flash_file.provision(SETTINGS, keys, folder / "signed.img", project, folder / "flash.bin")
     return folder / "flash.bin"
 
 
@@ -174,7 +180,7 @@ def test_micropython_mounts_vfs_and_stage_1_accepts_its_board(micropython, chip,
 
 
 def stage1(project, wifi=None) -> bytes:
-    return device.pack_stage1(device.compile_stage1(project), 0x2C000, wifi)
+    return flash_file.pack_stage1(compile_stage1(project), 0x2C000, wifi)
 
 
 def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):
@@ -184,11 +190,11 @@ def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):
     assert (REPO / "boot.py").read_bytes() in content.replace(b"\xff", b"")
 
 
-# What firmware/link.py reads.
+# What firmware/ondemand/link.py reads.
 WIFI = {
-    "open": (device.Wifi("works"), b'{"wifi": {"ssid": "works", "key": ""}}'),
+    "open": (Wifi("works"), b'{"wifi": {"ssid": "works", "key": ""}}'),
     "with a passphrase": (
-        device.Wifi("caf\u00e9", "correct horse"),
+        Wifi("caf\u00e9", "correct horse"),
         b'{"wifi": {"ssid": "caf\\u00e9", "key": "correct horse"}}',
     ),
 }
@@ -201,18 +207,20 @@ def test_wifi_is_a_setting_on_vfs(project, wifi, expected):
 
 
 BAD_WIFI = {
-    "no name": (device.Wifi(""), "Wi-Fi name '', expected 1 to 32 bytes"),
-    "long name": (device.Wifi("\u00e9" * 17), "expected 1 to 32 bytes"),
-    "short key": (device.Wifi("works", "hunter2"), "passphrase of 7 characters, expected 8 to 63"),
-    "long key": (device.Wifi("works", "x" * 64), "passphrase of 64 characters"),
-    "not ASCII": (device.Wifi("works", "p\u00e4ssword"), "in ASCII"),
+    "no name": (Wifi(""), "Wi-Fi name '', expected 1 to 32 bytes"),
+    "long name": (Wifi("\u00e9" * 17), "expected 1 to 32 bytes"),
+    "short key": (Wifi("works", "hunter2"), "passphrase of 7 characters, expected 8 to 63"),
+    "long key": (Wifi("works", "x" * 64), "passphrase of 64 characters"),
+    "not ASCII": (Wifi("works", "p\u00e4ssword"), "in ASCII"),
 }
 
 
 @pytest.mark.parametrize(("wifi", "reason"), BAD_WIFI.values(), ids=BAD_WIFI)
 def test_wifi_that_cannot_be_is_refused(project, keys, signed_file, tmp_path, wifi, reason):
     with pytest.raises(SignetError, match=reason) as failure:
-        device.provision(SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", wifi=wifi)
+        flash_file.provision(
+            SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", wifi=wifi
+        )
     assert not wifi.key or wifi.key not in str(failure.value)
     assert not (tmp_path / "flash.bin").exists()
 
@@ -223,7 +231,7 @@ def test_wifi_that_cannot_be_is_refused(project, keys, signed_file, tmp_path, wi
 def test_no_secret_is_in_an_argument_a_readable_file_or_left_behind(
     project, keys, signed_file, tmp_path, monkeypatch
 ):
-    chain, key = pki.issue_device(keys, "dev-0001")
+    chain, key = authority.issue_device(keys, "dev-0001")
     secrets = {line for line in key.splitlines() if not line.startswith(b"-")}
     number = private_number(key)
     secrets |= set(identity.stored_key(key).rstrip(b"\0").splitlines()[1:-1])
@@ -240,8 +248,13 @@ def test_no_secret_is_in_an_argument_a_readable_file_or_left_behind(
         return done
 
     monkeypatch.setattr("signet.run.subprocess.run", watch)
-    device.provision(
-        SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", device.Credentials(chain, key)
+    flash_file.provision(
+        SETTINGS,
+        keys,
+        signed_file,
+        project,
+        tmp_path / "flash.bin",
+        flash_file.Credentials(chain, key),
     )
     assert {"mpy-cross"} == {Path(command.split()[0]).name for command, *_ in seen}
     for command, content in seen:
@@ -281,7 +294,7 @@ def issue(
     )
     chain = [certificate, authority] if with_issuer else [certificate]
     pem = b"".join(item.public_bytes(Encoding.PEM) for item in chain)
-    return device.Credentials(pem, pem_key(key))
+    return flash_file.Credentials(pem, pem_key(key))
 
 
 # What is wrong, from the fleet's keys and those of another fleet; and the reason given.
@@ -332,7 +345,7 @@ BAD_CREDENTIALS = {
 def foreign(tmp_path_factory):
     """The PKI folder of another fleet."""
     folder = tmp_path_factory.mktemp("foreign") / "pki"
-    pki.init_pki(folder, ["localhost"])
+    authority.init_pki(folder, ["localhost"])
     return folder
 
 
@@ -342,7 +355,7 @@ def test_credentials_that_could_not_log_in_are_refused(
 ):
     before = snapshot(tmp_path)
     with pytest.raises(RefusedError, match=reason):
-        device.provision(
+        flash_file.provision(
             SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", make(keys, foreign)
         )
     assert snapshot(tmp_path) == before
@@ -350,7 +363,7 @@ def test_credentials_that_could_not_log_in_are_refused(
 
 def test_good_credentials_from_elsewhere_are_burned(project, keys, signed_file, tmp_path):
     credentials = issue(keys)
-    device.provision(SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", credentials)
+    flash_file.provision(SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", credentials)
     reader = Identity(flash.Flash.load(tmp_path / "flash.bin").device("esp_secure_cert"))
     assert reader.certificate.rstrip(b"\0") == credentials.chain
 
@@ -381,7 +394,7 @@ def test_wrong_settings_are_refused(project, keys, signed_file, tmp_path, fields
     before = snapshot(tmp_path)
     settings = replace(SETTINGS, **fields)
     with pytest.raises(SignetError, match=reason):
-        device.provision(settings, keys, signed_file, project, tmp_path / "flash.bin")
+        flash_file.provision(settings, keys, signed_file, project, tmp_path / "flash.bin")
     assert snapshot(tmp_path) == before
 
 
@@ -393,24 +406,26 @@ def test_an_image_that_the_board_would_refuse_is_not_provisioned(
         (unsigned, "signet-demo", "not signed"),
         (signed[:-1], "signet-demo", "bytes, expected"),
         (signed[:5000] + b"?" + signed[5001:], "signet-demo", "digest does not match"),
-        (image.sign_image(unsigned, foreign / "release.key"), "signet-demo", "unknown key"),
-        (image.sign_image(unsigned, keys / "fleet.key"), "signet-demo", "unknown key"),
+        (slot_image.sign_image(unsigned, foreign / "release.key"), "signet-demo", "unknown key"),
+        (slot_image.sign_image(unsigned, keys / "fleet.key"), "signet-demo", "unknown key"),
         (signed, "signet-other", "image for model 'signet-demo'"),
     ]
     for content, model, reason in cases:
         path.write_bytes(content)
         with pytest.raises(RefusedError, match=rf"image\.img: .*{reason}"):
-            device.provision(
+            flash_file.provision(
                 replace(SETTINGS, model=model), keys, path, project, tmp_path / "flash.bin"
             )
         assert os.listdir(tmp_path) == ["image.img"]
 
 
 def test_an_image_larger_than_the_slot_is_refused(project, keys, tmp_path):
-    release = image.pack_descriptor(RELEASE, 0x60000) + bytes(0x60000)
+    release = slot_image.pack_descriptor(RELEASE, 0x60000) + bytes(0x60000)
     (tmp_path / "large.img").write_bytes(signing.sign_bytes(release, keys / "release.key"))
     with pytest.raises(RefusedError, match=r"large\.img: 401408 .* slot_a holds 393216"):
-        device.provision(SETTINGS, keys, tmp_path / "large.img", project, tmp_path / "flash.bin")
+        flash_file.provision(
+            SETTINGS, keys, tmp_path / "large.img", project, tmp_path / "flash.bin"
+        )
     assert not (tmp_path / "flash.bin").exists()
 
 
@@ -418,7 +433,7 @@ def test_a_provisioned_board_is_not_overwritten(project, keys, signed_file, chip
     target = tmp_path / "flash.bin"
     target.write_bytes(b"a board")
     with pytest.raises(RefusedError, match="not overwritten") as refusal:
-        device.provision(SETTINGS, keys, signed_file, project, target)
+        flash_file.provision(SETTINGS, keys, signed_file, project, target)
     assert refusal.value.hint == (
         f"rm {target} first: its identity and its security floor go with it"
     )
@@ -426,8 +441,8 @@ def test_a_provisioned_board_is_not_overwritten(project, keys, signed_file, chip
 
 
 def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
-    chain, key = pki.issue_device(keys, "dev-0001")
-    other, _ = pki.issue_device(keys, "dev-0001")
+    chain, key = authority.issue_device(keys, "dev-0001")
+    other, _ = authority.issue_device(keys, "dev-0001")
     ca = (keys / "root-ca.pem").read_bytes()
     record = {"v": 1, "id": "dev-0001", "model": "m", "broker": "", "images": "", "ntp": ""}
     record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1, "profile": "dev"}
@@ -447,12 +462,12 @@ def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
 
 
 def test_a_missing_part_is_named(project, keys, signed_file, tmp_path):
-    for name in ("boot.py", "lib/trust", image.LAYOUT):
+    for name in ("boot.py", "lib/trust", slot_image.LAYOUT):
         source = tmp_path / "project"
         shutil.copytree(project, source)
         path = source / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         with pytest.raises(SignetError, match=name):
-            device.provision(SETTINGS, keys, signed_file, source, tmp_path / "flash.bin")
+            flash_file.provision(SETTINGS, keys, signed_file, source, tmp_path / "flash.bin")
         assert not (tmp_path / "flash.bin").exists()
         shutil.rmtree(source)

@@ -1,4 +1,4 @@
-"""firmware.updater and firmware.download, under MicroPython, against servers that misbehave.
+"""The updater and its download, under MicroPython, against servers that misbehave.
 
 Plain TCP, because every byte of the answers is written here; the images and the order are genuine.
 What is to be refused has to leave the slots and the boot state byte for byte as they were.
@@ -25,8 +25,8 @@ STALL_S = 0.3
 CONFIRMED, EMPTY, TRYING = 3, 0, 2
 # No pauses between attempts, and short patience: everything else is as on a board.
 WAITS: dict[str, dict[str, float]] = {
-    "download.py": {"_STALL_S": STALL_S},
-    "updater.py": {"_BACKOFF_S": 0},
+    "ondemand/download.py": {"_STALL_S": STALL_S},
+    "ondemand/updater.py": {"_BACKOFF_S": 0},
 }
 ATTEMPTS = 6  # the first one and five more
 PATH = "/images/signet-test/1.1.0.img"

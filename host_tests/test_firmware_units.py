@@ -121,13 +121,10 @@ def load(
         return module
 
     before = {name for name in sys.modules if name.startswith("firmware")}
-    micropython = ModuleType("micropython")
-    monkeypatch.setattr(micropython, "const", lambda value: value, raising=False)
-    monkeypatch.setitem(sys.modules, "micropython", micropython)
     monkeypatch.setitem(sys.modules, "machine", machine)
     yield load
-    for name in [name for name in sys.modules if name.startswith("firmware.")]:
-        if name not in before:
+    for name in list(reversed(sys.modules)):  # what a package holds before the package
+        if name.startswith("firmware.") and name not in before:
             parent, _, child = name.rpartition(".")
             delattr(sys.modules[parent], child)
             del sys.modules[name]
@@ -323,7 +320,7 @@ def test_device(device: SimpleNamespace, posts: Posts, ticks: Ticks) -> None:
 
 
 def test_configuration_is_kept(load: Load, device: SimpleNamespace, posts: Posts) -> None:
-    control = load("control")
+    control = load("ondemand.control")
     control.load_config(device)
     assert device.config == {}
     control.configure(device, b'{"interval_s": 5}\n')
@@ -353,7 +350,7 @@ BAD_OBJECTS = {
 def test_bad_configuration(
     load: Load, device: SimpleNamespace, posts: Posts, tmp_path: Path, name: str
 ) -> None:
-    control = load("control")
+    control = load("ondemand.control")
     control.configure(device, b'{"interval_s":5}')
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     control.configure(device, BAD_OBJECTS[name])
@@ -365,7 +362,7 @@ def test_bad_configuration(
 
 
 def test_configuration_that_is_too_long(load: Load, device: SimpleNamespace, posts: Posts) -> None:
-    control = load("control")
+    control = load("ondemand.control")
     longest = b'{"a":"' + b"x" * (1024 - 8) + b'"}'
     control.configure(device, longest)
     assert len(device.config["a"]) == 1016
@@ -381,13 +378,13 @@ def test_damaged_configuration_file(
 ) -> None:
     (tmp_path / "config.json").write_bytes(BAD_OBJECTS[name])
     device.config = {"stale": True}
-    load("control").load_config(device)
+    load("ondemand.control").load_config(device)
     assert device.config == {}
 
 
 def command(load: Load, device: SimpleNamespace, posts: Posts, payload: bytes) -> dict[str, Any]:
     """The event that answers a command."""
-    asyncio.run(load("control").command(device, payload))
+    asyncio.run(load("ondemand.control").command(device, payload))
     ((kind, message, qos),) = posts.messages
     assert (kind, qos, message.pop("event")) == ("event", 1, "command")
     posts.messages.clear()
@@ -465,13 +462,13 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
                 raise answer
             return answer
 
-        monkeypatch.setattr(load("sntp"), "query", query)
+        monkeypatch.setattr(load("ondemand.sntp"), "query", query)
 
     return play
 
 
 def set_clock(load: Load, clock: SimpleNamespace) -> None:
-    asyncio.run(load("sntp").set_clock(clock.floor, "ntp.example", 123))
+    asyncio.run(load("ondemand.sntp").set_clock(clock.floor, "ntp.example", 123))
 
 
 def test_clock_starts_at_its_floor(load: Load, machine: Machine, ticks: Ticks) -> None:
@@ -540,7 +537,7 @@ def test_time_server_moves_the_clock_only_above_the_floor(
 
 def test_time_server_that_fails(load: Load, play: Play, machine: Machine) -> None:
     clock = load("clock").Clock(NOW)
-    for error in (OSError(110), load("sntp").TimeError("no answer")):
+    for error in (OSError(110), load("ondemand.sntp").TimeError("no answer")):
         play(load, error)
         set_clock(load, clock)
     assert machine.set_to == []
@@ -585,7 +582,7 @@ def reply(
 
 
 def test_sntp_replies(load: Load) -> None:
-    parse = load("sntp").parse_reply
+    parse = load("ondemand.sntp").parse_reply
     assert parse(reply(), NONCE) == NOW
     assert parse(reply(length=68), NONCE) == NOW  # with an authenticator
     assert parse(reply(first=0x1C), NONCE) == NOW  # version 3
@@ -595,7 +592,7 @@ def test_sntp_replies(load: Load) -> None:
 
 
 def test_sntp_replies_that_are_not_for_us(load: Load) -> None:
-    parse = load("sntp").parse_reply
+    parse = load("ondemand.sntp").parse_reply
     cases = {
         "short": reply(length=47),
         "nothing": b"",
@@ -635,7 +632,7 @@ def serve_time(
 @pytest.fixture
 def sntp(load: Load, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module, with the host's time: it waits for a real socket."""
-    module: ModuleType = load("sntp")
+    module: ModuleType = load("ondemand.sntp")
     real = SimpleNamespace(
         ticks_ms=lambda: int(time.monotonic() * 1000),
         ticks_diff=lambda a, b: a - b,
@@ -710,7 +707,7 @@ def test_restarts_are_counted(
 ) -> None:
     machine.memory = memory
     agent = Agent([])
-    assert load("report").report_boot(agent) == restarts
+    assert load("ondemand.report").report_boot(agent) == restarts
     assert machine.memory == kept
     assert agent.posted == [{"event": "boot", "cause": 1, "reason": reason}]
 
@@ -718,7 +715,7 @@ def test_restarts_are_counted(
 def test_what_stage_1_passed_over_is_reported(load: Load, machine: Machine) -> None:
     machine.memory, machine.cause = b"1 half a reason", Machine.WDT_RESET
     agent = Agent([(1, True, "no tries left"), (0, False, "altered")], on_trial=True)
-    load("report").report_boot(agent)
+    load("ondemand.report").report_boot(agent)
     why = "no tries left; last: watchdog"
     assert agent.posted == [
         {"event": "boot", "cause": 3, "reason": "watchdog"},
@@ -797,7 +794,7 @@ def test_only_the_flag_opens_the_console_and_it_is_cleared_first(
 def test_a_board_that_is_not_locked_says_so_at_each_start(
     load: Load, machine: Machine, profile: int
 ) -> None:
-    report, agent = load("report"), Agent([])
+    report, agent = load("ondemand.report"), Agent([])
     agent.boot.record["profile"] = profile
     report.report_boot(agent)
     assert [event["event"] for event in agent.posted] == ["boot"]

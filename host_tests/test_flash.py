@@ -1,4 +1,4 @@
-"""signet.flash: the flash map, the partition table, and the flash file of a virtual board."""
+"""signet.formats.flash: flash map, partition table, and the flash file of a virtual board."""
 
 import hashlib
 import os
@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from host_tests.tool_helpers import REPO, mode, run_program
-from signet import esp_image, flash, image
 from signet.errors import RefusedError, SignetError
+from signet.formats import esp_image, flash
+from signet.image import slot_image
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
@@ -30,7 +31,7 @@ MAP = [
 
 @pytest.fixture
 def layout():
-    return flash.load_layout(REPO / image.LAYOUT)
+    return flash.load_layout(REPO / slot_image.LAYOUT)
 
 
 def test_the_map_is_the_documented_one_and_fills_the_chip(layout):
@@ -52,7 +53,7 @@ def test_a_table_is_what_the_boot_loader_expects(layout):
 
 
 def broken_tables():
-    table = flash.build_table(flash.load_layout(REPO / image.LAYOUT))
+    table = flash.build_table(flash.load_layout(REPO / slot_image.LAYOUT))
     rows = len(MAP) * 32
     overlapping = struct.pack("<2sBBII16sI", b"\xaa\x50", 1, 2, 0x9000, 0x8000, b"a", 0)
     overlapping += struct.pack("<2sBBII16sI", b"\xaa\x50", 1, 2, 0xA000, 0x1000, b"b", 0)

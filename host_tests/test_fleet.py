@@ -28,10 +28,10 @@ from host_tests.fleet_helpers import (
     put_credentials,
     wait_until,
 )
-from signet import pki
 from signet.errors import RefusedError, SignetError
-from signet.fleet import LOOPBACK, Fleet
-from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+from signet.fleet.serving import LOOPBACK, Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+from signet.pki import authority
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -118,8 +118,8 @@ def test_a_packet_over_the_limit_ends_the_session(devices, fleet):
 def contexts(keys, devices, tmp_path_factory):
     """Contexts of clients, by what is wrong with them; the first three are fine."""
     folder = tmp_path_factory.mktemp("foreign")
-    pki.init_pki(folder / "pki", ["localhost"])
-    put_credentials(folder / "device", keys, *pki.issue_device(folder / "pki", "dev-0001"))
+    authority.init_pki(folder / "pki", ["localhost"])
+    put_credentials(folder / "device", keys, *authority.issue_device(folder / "pki", "dev-0001"))
     device = devices / "dev-0001/operator.pem"
     lone_leaf = folder / "leaf.pem"
     leaf = x509.load_pem_x509_certificate(device.read_bytes())  # the first one
@@ -180,7 +180,7 @@ def make_server_credentials(keys: Path, folder: Path, usage: x509.ObjectIdentifi
     ca = x509.load_pem_x509_certificate((keys / "device-ca.pem").read_bytes())
     ca_key = serialization.load_pem_private_key((keys / "device-ca.key").read_bytes(), None)
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
-    chain, key_pem = pki.issue_device(keys, "dev-0001")
+    chain, key_pem = authority.issue_device(keys, "dev-0001")
     leaf = x509.load_pem_x509_certificate(chain)
     certificate = (
         x509.CertificateBuilder()
@@ -264,11 +264,11 @@ def test_a_devices_certificate_is_no_servers_for_boards(keys, fake_server, micro
 )
 def test_the_operator_checks_the_broker(tmp_path, hosts, foreign, why):
     """Host name and CA; what it says with the right ones is in every other test."""
-    pki.init_pki(tmp_path / "pki", hosts)
+    authority.init_pki(tmp_path / "pki", hosts)
     trusted = tmp_path / "pki"
     if foreign:
         trusted = tmp_path / "other"
-        pki.init_pki(trusted, hosts)
+        authority.init_pki(trusted, hosts)
     with Fleet(tmp_path / "fleet", tmp_path / "pki") as fleet:
         operator = OperatorSession(trusted, fleet.addresses["broker"])
         with pytest.raises(SignetError, match=why), operator:

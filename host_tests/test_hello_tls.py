@@ -13,8 +13,9 @@ import pytest
 from cryptography import x509
 
 from host_tests.mqtt_certificates import Authority
-from signet import flash, image
-from signet.identity import build_identity
+from signet.device.identity import build_identity
+from signet.formats import flash
+from signet.image import slot_image
 
 REPO = Path(__file__).resolve().parent.parent
 HELLO = b"Hello Secure IoT Server\n"
@@ -96,7 +97,7 @@ def other_ca(folder: Path) -> Authority:
 
 def make_flash(certificate: Path, ca: Path) -> Path:
     """A flash file of the real layout with this identity; its path."""
-    layout = flash.load_layout(REPO / image.LAYOUT)
+    layout = flash.load_layout(REPO / slot_image.LAYOUT)
     content = bytearray(b"\xff" * flash.FLASH_LENS[0])
     table = flash.build_table(layout)
     content[flash.TABLE_OFFSET : flash.TABLE_OFFSET + len(table)] = table

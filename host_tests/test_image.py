@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from host_tests.tool_helpers import RELEASE, REPO, run_program, snapshot
-from signet import filesystem, image, run, signing
+from signet import run
 from signet.errors import RefusedError, SignetError
+from signet.formats import filesystem, signing
+from signet.image import mpy, slot_image
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
@@ -85,7 +87,7 @@ def flip(content: bytes, offset: int) -> bytes:
 
 
 def test_the_same_source_gives_the_same_bytes(project, unsigned):
-    assert image.build_image(RELEASE, project) == unsigned
+    assert slot_image.build_image(RELEASE, project) == unsigned
 
 
 def test_another_folder_and_other_times_give_the_same_bytes(project, unsigned, tmp_path):
@@ -96,13 +98,13 @@ def test_another_folder_and_other_times_give_the_same_bytes(project, unsigned, t
         if path.is_file():
             shutil.copyfile(path, target)
             os.utime(target, (number * 1000, number * 7919))
-    assert image.build_image(RELEASE, copy) == unsigned
+    assert slot_image.build_image(RELEASE, copy) == unsigned
 
 
 def test_other_source_gives_other_bytes(project, unsigned, tmp_path):
     app = tmp_path / "app.py"
     app.write_text("def run():\n    return 'appl'\n")
-    assert image.build_image(RELEASE, project, app) != unsigned
+    assert slot_image.build_image(RELEASE, project, app) != unsigned
 
 
 def test_no_path_of_this_machine_is_in_an_image(project, unsigned):
@@ -112,22 +114,22 @@ def test_no_path_of_this_machine_is_in_an_image(project, unsigned):
 
 
 def test_an_image_holds_what_stage_1_does_not(unsigned):
-    assert set(image.inspect_image(unsigned).files) == PACKED
+    assert set(slot_image.inspect_image(unsigned).files) == PACKED
 
 
 def test_the_project_itself_builds():
-    content = image.build_image(RELEASE, REPO)
-    assert "/firmware/app.mpy" in image.inspect_image(content).files
+    content = slot_image.build_image(RELEASE, REPO)
+    assert "/firmware/app.mpy" in slot_image.inspect_image(content).files
     assert len(content) + 4096 <= SLOT_LEN
 
 
 def test_app_takes_the_place_of_the_application(project, unsigned, tmp_path):
     app = tmp_path / "crash.py"
     app.write_text("raise RuntimeError('crashes at start')\n")
-    content = image.build_image(RELEASE, project, app)
+    content = slot_image.build_image(RELEASE, project, app)
     assert b"crashes at start" in content
     assert b"crash.py" not in content
-    assert set(image.inspect_image(content).files) == PACKED
+    assert set(slot_image.inspect_image(content).files) == PACKED
 
 
 def test_the_descriptor_is_the_documented_struct(unsigned):
@@ -152,7 +154,7 @@ def test_micropython_mounts_the_payload_and_runs_from_it(micropython, project, u
     )
     assert done.stderr == ""
     *listed, greeting = done.stdout.splitlines()
-    compiled = image.compile_sources(image._slot_sources(project))
+    compiled = mpy.compile_sources(slot_image._slot_sources(project))
     expected = {
         f"/slot/{name} {hashlib.sha256(code).hexdigest()}" for name, code in compiled.items()
     }
@@ -228,7 +230,7 @@ def test_the_order_of_files_makes_no_difference():
 
 
 def test_the_payload_has_no_block_too_many(project, unsigned):
-    compiled = image.compile_sources(image._slot_sources(project))
+    compiled = mpy.compile_sources(slot_image._slot_sources(project))
     blocks = len(unsigned) // 4096 - 1
     assert filesystem.pack(compiled, filesystem.SLOT, blocks) == unsigned[4096:]
     with pytest.raises(RefusedError, match=f"do not fit into {blocks - 1} blocks of 4096"):
@@ -259,32 +261,32 @@ def test_small_files_share_blocks():
 )
 def test_a_wrong_field_is_refused(project, fields, reason):
     with pytest.raises(SignetError, match=reason):
-        image.build_image(replace(RELEASE, **fields), project)
+        slot_image.build_image(replace(RELEASE, **fields), project)
 
 
 def test_what_does_not_fit_into_a_slot_is_refused_with_sizes(project, tmp_path):
     app = tmp_path / "app.py"
     app.write_bytes(b"DATA = b'" + b"0123456789abcdef" * 0x6000 + b"'\n")
     with pytest.raises(RefusedError, match=r"393216 bytes, of which 385024 .* fit into 94 blocks"):
-        image.build_image(RELEASE, project, app)
+        slot_image.build_image(RELEASE, project, app)
 
 
 def test_an_image_may_fill_its_slot(project, tmp_path):
     app = tmp_path / "app.py"
     app.write_bytes(b"DATA = b'" + b"x" * 341_000 + b"'\n")
-    assert len(image.build_image(RELEASE, project, app)) == SLOT_LEN - 4096
+    assert len(slot_image.build_image(RELEASE, project, app)) == SLOT_LEN - 4096
 
 
 def test_a_file_that_does_not_compile_is_named(project, tmp_path):
     app = tmp_path / "app.py"
     app.write_text("def run(:\n")
     with pytest.raises(SignetError, match=r"app\.py: does not compile: .*SyntaxError"):
-        image.build_image(RELEASE, project, app)
+        slot_image.build_image(RELEASE, project, app)
 
 
 def test_a_folder_without_firmware_is_refused(tmp_path):
     with pytest.raises(SignetError, match="no Python files"):
-        image.build_image(RELEASE, tmp_path)
+        slot_image.build_image(RELEASE, tmp_path)
 
 
 # --- signing and verifying
@@ -301,7 +303,7 @@ def test_we_accept_what_espsecure_signs(keys, unsigned, tmp_path):
     args = ("--version", "2", "--keyfile", keys / "release.key", "--output", tmp_path / "s.img")
     assert run_program("espsecure", "sign-data", *args, tmp_path / "u.img").returncode == 0
     digest = signing.key_digest(keys / "release.pub")
-    found = image.verify_image((tmp_path / "s.img").read_bytes(), [digest], "signet-demo")
+    found = slot_image.verify_image((tmp_path / "s.img").read_bytes(), [digest], "signet-demo")
     assert (found.version, found.counter) == ("1.0.0", 1)
 
 
@@ -373,7 +375,7 @@ def test_a_key_that_cannot_sign_is_named(keys, unsigned, tmp_path, kind):
         path.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n")
     before = snapshot(tmp_path)
     with pytest.raises(SignetError, match="espsecure" if kind == "public" else r"bad\.key"):
-        image.sign_image(unsigned, path)
+        slot_image.sign_image(unsigned, path)
     assert snapshot(tmp_path) == before
 
 
@@ -400,15 +402,15 @@ def broken_images(signed: bytes) -> dict[str, tuple[bytes, str]]:
 def test_a_broken_image_is_refused(keys, signed, case):
     content, reason = broken_images(signed)[case]
     with pytest.raises(RefusedError, match=reason):
-        image.verify_image(content, [signing.key_digest(keys / "release.pub")])
+        slot_image.verify_image(content, [signing.key_digest(keys / "release.pub")])
 
 
 def test_an_image_by_another_key_or_for_another_model_is_refused(keys, unsigned, signed, other_key):
     digest = signing.key_digest(keys / "release.pub")
     with pytest.raises(RefusedError, match="'signet-demo', this is a 'other'"):
-        image.verify_image(signed, [digest], "other")
+        slot_image.verify_image(signed, [digest], "other")
     with pytest.raises(RefusedError, match="unknown key"):
-        image.verify_image(image.sign_image(unsigned, other_key), [digest])
+        slot_image.verify_image(slot_image.sign_image(unsigned, other_key), [digest])
 
 
 @pytest.mark.parametrize("kind", ["signed", "cut", "longer", "not an image"])
@@ -420,14 +422,14 @@ def test_only_an_unsigned_image_is_signed(keys, unsigned, signed, kind):
         "not an image": (bytes(8192), "not a slot image"),
     }[kind]
     with pytest.raises(RefusedError, match=reason):
-        image.sign_image(content, keys / "release.key")
+        slot_image.sign_image(content, keys / "release.key")
 
 
 # --- inspecting
 
 
 def test_a_whole_image_has_no_problems(keys, signed):
-    report = image.inspect_image(signed)
+    report = slot_image.inspect_image(signed)
     assert report.problems == []
     assert report.key_digest == signing.key_digest(keys / "release.pub")
     assert report.descriptor.version == "1.0.0"
@@ -445,13 +447,13 @@ def test_a_whole_image_has_no_problems(keys, signed):
     ids=["unsigned", "cut", "flipped", "no file system"],
 )
 def test_problems_are_told(signed, change, problem):
-    report = image.inspect_image(change(signed))
+    report = slot_image.inspect_image(change(signed))
     assert any(problem in found for found in report.problems)
 
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(RefusedError, match="not a slot image"):
-        image.inspect_image(bytes(8192))
+        slot_image.inspect_image(bytes(8192))
 
 
 # --- profiles and debug code
@@ -462,7 +464,7 @@ SWITCH = "from micropython import const\n_DEBUG = const(False)\n"
 def debug_strings() -> set[bytes]:
     """What the device's modules would print in a dev image, up to the first value."""
     found = set()
-    for path in image.python_files(REPO, ("firmware", "lib")).values():
+    for path in mpy.python_files(REPO, ("firmware", "lib")).values():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and "signet: debug: " in str(node.value):
                 found.add(str(node.value).partition("%")[0].encode())
@@ -471,15 +473,16 @@ def debug_strings() -> set[bytes]:
 
 def test_only_a_dev_image_holds_debug_code(tmp_path):
     images = {
-        profile: image.build_image(replace(RELEASE, profile=profile), REPO) for profile in PROFILES
+        profile: slot_image.build_image(replace(RELEASE, profile=profile), REPO)
+        for profile in PROFILES
     }
     assert [Descriptor(content).profile for content in images.values()] == [0, 1, 2]
     assert images["production"][4096:] == images["sealed"][4096:]
     wanted = debug_strings()
     assert len(wanted) >= 3
     for profile, content in images.items():
-        sources = image._slot_sources(REPO)
-        code = b"".join(image.compile_sources(sources, debug=profile == "dev").values())
+        sources = slot_image._slot_sources(REPO)
+        code = b"".join(mpy.compile_sources(sources, debug=profile == "dev").values())
         for found in (content, code):
             assert (b"debug" in found, b"_DEBUG" in found) == (profile == "dev", False)
         assert {text for text in wanted if text in code} == (wanted if profile == "dev" else set())
@@ -508,20 +511,20 @@ def test_another_debug_switch_is_refused(tmp_path, name, debug):
     path = tmp_path / "module.py"
     path.write_text(SWITCHES[name])
     with pytest.raises(SignetError, match="debug code is switched by the line") as failure:
-        image.compile_sources({"module.py": path}, debug)
+        mpy.compile_sources({"module.py": path}, debug)
     assert str(path) in str(failure.value)
 
 
 def test_the_debug_switch_works(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(SWITCH + "if _DEBUG:\n    print('a rare word')\n")
-    found = [image.compile_sources({"module.py": path}, debug) for debug in (False, True)]
+    found = [mpy.compile_sources({"module.py": path}, debug) for debug in (False, True)]
     assert [b"a rare word" in files["module.mpy"] for files in found] == [False, True]
 
 
 def test_device_code_prints_in_three_levels():
     """`signet: …`, `signet: error: …`, and in a dev image `signet: debug: …`."""
-    sources = image.python_files(REPO, ("firmware", "lib")) | {
+    sources = mpy.python_files(REPO, ("firmware", "lib")) | {
         name: REPO / name for name in ("boot.py", "main.py")
     }
     levels: Counter[str] = Counter()
@@ -548,15 +551,15 @@ def test_device_code_prints_in_three_levels():
 
 def test_a_profile_is_one_of_three(project):
     with pytest.raises(SignetError, match="profile 'debug', expected one of dev, production, sea"):
-        image.build_image(replace(RELEASE, profile="debug"), project)
+        slot_image.build_image(replace(RELEASE, profile="debug"), project)
 
 
 def test_a_board_takes_no_image_below_its_profile(keys, project):
     digests = [signing.key_digest(keys / "release.pub")]
-    signed = image.sign_image(
-        image.build_image(replace(RELEASE, profile="dev"), project), keys / "release.key"
+    signed = slot_image.sign_image(
+        slot_image.build_image(replace(RELEASE, profile="dev"), project), keys / "release.key"
     )
-    assert image.verify_image(signed, digests).profile == 0
+    assert slot_image.verify_image(signed, digests).profile == 0
     for profile in ("production", "sealed"):
         with pytest.raises(RefusedError, match=f"dev image, this is a {profile} board"):
-            image.verify_image(signed, digests, profile=profile)
+            slot_image.verify_image(signed, digests, profile=profile)

@@ -9,9 +9,9 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from host_tests.tool_helpers import mode
+from signet.device.provisioning import audit
+from signet.device.provisioning.inventory import STARTED, Base, Device, Inventory, find, location
 from signet.errors import RefusedError, SignetError
-from signet.provisioning import audit
-from signet.provisioning.inventory import STARTED, Base, Device, Inventory, find, location
 
 
 def device(number: int, **fields: object) -> Device:

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from host_tests.label_reader import read_labels, read_text
-from signet.provisioning import labels
-from signet.provisioning.labels import Label
+from signet.device.provisioning import labels
+from signet.device.provisioning.labels import Label
 
 
 def test_codes_are_random_and_long_enough():

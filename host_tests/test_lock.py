@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware import lock
+from firmware.ondemand import lock
 from host_tests.tool_helpers import run_program
 
 # chip: (address of its eFuse controller, what locks it)

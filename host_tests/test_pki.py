@@ -1,4 +1,4 @@
-"""signet.pki: what a fleet's folder holds, and that no key is ever lost or half made."""
+"""signet.pki.authority: what a fleet's folder holds, and that no key is ever lost or half made."""
 
 import datetime
 import os
@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from host_tests.tool_helpers import Signet, mode, snapshot
-from signet import pki
 from signet.errors import RefusedError, SignetError
+from signet.pki import authority, names
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
@@ -71,7 +71,7 @@ def test_openssl_accepts_each_certificate_for_its_purpose_only(
 
 
 def test_openssl_accepts_a_device_as_a_client_only(keys, tmp_path):
-    chain, _ = pki.issue_device(keys, "dev-0001")
+    chain, _ = authority.issue_device(keys, "dev-0001")
     assert openssl_verify(keys, chain, "sslclient", tmp_path)
     assert not openssl_verify(keys, chain, "sslserver", tmp_path)
 
@@ -93,37 +93,37 @@ def test_server_names_are_those_asked_for(keys):
 
 def test_the_operator_cannot_be_taken_for_a_device(keys):
     (name,) = certificate(keys, "operator").subject
-    assert name.value == pki.OPERATOR_NAME
-    assert not pki.DEVICE_ID.fullmatch(str(name.value))
+    assert name.value == names.OPERATOR_NAME
+    assert not names.DEVICE_ID.fullmatch(str(name.value))
 
 
 @pytest.mark.parametrize(
     ("name", "days"),
     [
-        ("root-ca", pki.ROOT_CA_DAYS),
-        ("device-ca", pki.DEVICE_CA_DAYS),
-        ("server", pki.SERVER_DAYS),
-        ("operator", pki.OPERATOR_DAYS),
+        ("root-ca", authority.ROOT_CA_DAYS),
+        ("device-ca", authority.DEVICE_CA_DAYS),
+        ("server", authority.SERVER_DAYS),
+        ("operator", authority.OPERATOR_DAYS),
     ],
 )
 def test_certificates_are_valid_now_and_as_long_as_stated(keys, name, days):
     found = certificate(keys, name)
     now = datetime.datetime.now(datetime.UTC)
-    assert found.not_valid_before_utc < now - pki.CLOCK_SKEW + datetime.timedelta(minutes=5)
+    assert found.not_valid_before_utc < now - authority.CLOCK_SKEW + datetime.timedelta(minutes=5)
     left = found.not_valid_after_utc - now
     assert datetime.timedelta(days=days - 1) < left < datetime.timedelta(days=days + 1)
 
 
 def test_no_certificate_outlives_its_issuer(keys, monkeypatch):
-    monkeypatch.setattr(pki, "DEVICE_DAYS", pki.DEVICE_CA_DAYS + 1000)
-    chain, _ = pki.issue_device(keys, "dev-0001")
+    monkeypatch.setattr(authority, "DEVICE_DAYS", authority.DEVICE_CA_DAYS + 1000)
+    chain, _ = authority.issue_device(keys, "dev-0001")
     leaf, issuer = x509.load_pem_x509_certificates(chain)
     assert leaf.not_valid_after_utc == issuer.not_valid_after_utc
 
 
 def test_a_device_key_belongs_to_its_certificate_and_is_written_nowhere(keys):
     before = snapshot(keys)
-    chain, key_pem = pki.issue_device(keys, "dev-0001")
+    chain, key_pem = authority.issue_device(keys, "dev-0001")
     leaf, issuer = x509.load_pem_x509_certificates(chain)
     assert load_pem_private_key(key_pem, None).public_key() == leaf.public_key()
     assert leaf.subject.rfc4514_string() == "CN=dev-0001"
@@ -132,7 +132,9 @@ def test_a_device_key_belongs_to_its_certificate_and_is_written_nowhere(keys):
 
 
 def test_two_devices_never_share_a_key(keys):
-    assert pki.issue_device(keys, "dev-0001")[1] != pki.issue_device(keys, "dev-0001")[1]
+    assert (
+        authority.issue_device(keys, "dev-0001")[1] != authority.issue_device(keys, "dev-0001")[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,13 +143,13 @@ def test_two_devices_never_share_a_key(keys):
 )
 def test_device_ids_of_another_form_are_refused(keys, device_id):
     with pytest.raises(SignetError, match="device id"):
-        pki.issue_device(keys, device_id)
+        authority.issue_device(keys, device_id)
 
 
 @pytest.mark.parametrize("host", ["", "-a", "a..b", "a b", "*.example.org", "http://a", "a" * 254])
 def test_a_wrong_host_name_makes_no_fleet(tmp_path, host):
     with pytest.raises(SignetError, match="host"):
-        pki.init_pki(tmp_path / "fleet", [host])
+        authority.init_pki(tmp_path / "fleet", [host])
     assert not any(tmp_path.iterdir())
 
 
@@ -163,22 +165,22 @@ def test_what_exists_is_not_overwritten(tmp_path, kind):
         (target / "root-ca.key").write_text("mine")
     before = snapshot(tmp_path)
     with pytest.raises(RefusedError, match="exists"):
-        pki.init_pki(target, ["localhost"])
+        authority.init_pki(target, ["localhost"])
     assert snapshot(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["fleet"]
 
 
 def test_a_folder_that_fills_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
-    fill = pki._fill
+    fill = authority._fill
 
     def fill_slowly(folder, names):
         fill(folder, names)
         (tmp_path / "fleet").mkdir()
         (tmp_path / "fleet/root-ca.key").write_text("mine")
 
-    monkeypatch.setattr(pki, "_fill", fill_slowly)
+    monkeypatch.setattr(authority, "_fill", fill_slowly)
     with pytest.raises(SignetError, match="cannot create"):
-        pki.init_pki(tmp_path / "fleet", ["localhost"])
+        authority.init_pki(tmp_path / "fleet", ["localhost"])
     assert snapshot(tmp_path) == {"fleet/root-ca.key": b"mine"}
 
 
@@ -186,9 +188,9 @@ def test_after_an_interruption_nothing_is_left(tmp_path, monkeypatch):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("signet.pki.rsa.generate_private_key", interrupted)
+    monkeypatch.setattr("signet.pki.authority.rsa.generate_private_key", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pki.init_pki(tmp_path / "fleet", ["localhost"])
+        authority.init_pki(tmp_path / "fleet", ["localhost"])
     assert not any(tmp_path.iterdir())
 
 
@@ -211,7 +213,7 @@ def test_a_fleet_without_its_device_ca_issues_nothing(keys, tmp_path):
     shutil.copytree(keys, tmp_path / "pki")
     (tmp_path / "pki/device-ca.key").unlink()
     with pytest.raises(SignetError, match=r"device-ca\.key: cannot read"):
-        pki.issue_device(tmp_path / "pki", "dev-0001")
+        authority.issue_device(tmp_path / "pki", "dev-0001")
     shutil.copy(keys / "release.key", tmp_path / "pki/device-ca.key")
     with pytest.raises(SignetError, match="expected an EC key"):
-        pki.issue_device(tmp_path / "pki", "dev-0001")
+        authority.issue_device(tmp_path / "pki", "dev-0001")

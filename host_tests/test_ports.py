@@ -13,11 +13,16 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.tool_helpers import SETTINGS, snapshot
 from host_tests.virtual_loader import ESP8266, VirtualLoader
-from signet import board_image, device, files, flash, pki, run, secure_cert
-from signet.provisioning import audit, batch, ports, serial_port
-from signet.provisioning.batch import Bench, Job
-from signet.provisioning.inventory import DONE, Device, Inventory, location
-from signet.provisioning.making import Task
+from signet import files, run
+from signet.board import real_flash
+from signet.device import flash_file
+from signet.device.provisioning import audit, batch, ports, serial_port
+from signet.device.provisioning.batch import Bench, Job
+from signet.device.provisioning.inventory import DONE, Device, Inventory, location
+from signet.device.provisioning.making import Task
+from signet.device.settings import Settings
+from signet.formats import flash, secure_cert
+from signet.pki import authority
 from trust.identity import Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -42,9 +47,9 @@ class Station:
         self.bench = Bench(template, keys, Inventory(location(None, folder)))
 
     def job(self, port: VirtualLoader | None, device_id="dev-0001", mac=None) -> Job:
-        settings = device.Settings(device_id, *list(vars(SETTINGS).values())[1:])
+        settings = Settings(device_id, *list(vars(SETTINGS).values())[1:])
         output = self.folder / device_id / "flash.bin"
-        return Job(Task(settings, output, pki.new_serial()), mac, port.name if port else None)
+        return Job(Task(settings, output, authority.new_serial()), mac, port.name if port else None)
 
     def run(self, *jobs: Job, read_key: bool = False) -> batch.Result:
         todo, done = batch.choose(self.bench.inventory, jobs)
@@ -65,7 +70,7 @@ class Station:
 
 @pytest.fixture
 def station(tmp_path, keys, project, signed_file):
-    template = device.prepare(keys, signed_file, project, SETTINGS.model, SETTINGS.profile)
+    template = flash_file.prepare(keys, signed_file, project, SETTINGS.model, SETTINGS.profile)
     signed_file.unlink()
     return Station(tmp_path, keys, template)
 
@@ -109,7 +114,7 @@ def test_the_command_makes_a_port_s_board_one_that_boots(signet, keys, signed_fi
     assert "a board on a port needs --micropython" in without.stderr
     done = signet(*command, "--micropython", "micropython.bin")
     assert (done.returncode, done.stderr) == (0, "")
-    board = board_image.check_board(flash.Flash(chip.flash, flash.read_table(chip.flash[TABLE])))
+    board = real_flash.check_board(flash.Flash(chip.flash, flash.read_table(chip.flash[TABLE])))
     assert (board.id, board.version, board.slot) == ("dev-0001", "1.0.0", "a")
     assert not (signed_file.parent / "flash.bin").exists()
     assert "24:0a:c4:00:00:01" in signet("device", "list", "--inventory", "inventory.db",
@@ -233,7 +238,7 @@ def test_our_own_comparison_does_not_rest_on_the_chips_hash(station, chip, monke
             return ""
         return really_run(name, *args, **options)
 
-    monkeypatch.setattr(serial_port, "run_program", lie)
+    monkeypatch.setattr(run, "run_program", lie)
     failed = station.run(station.job(chip)).failed["dev-0001"]
     assert "read-back failed: the identity differs" in str(failed)
     assert station.devices()["dev-0001"].status == "started"
@@ -247,7 +252,7 @@ def test_verify_flash_is_asked(station, chip, monkeypatch):
             chip.flash[0x314123] ^= 1
         return really_run(name, *args, **options)
 
-    monkeypatch.setattr(serial_port, "run_program", damage)
+    monkeypatch.setattr(run, "run_program", damage)
     failed = station.run(station.job(chip)).failed["dev-0001"]
     assert "read-back failed: esptool: failed" in str(failed)
 
@@ -279,7 +284,7 @@ def test_a_flash_file_that_stayed_behind_is_removed(station, chip, monkeypatch):
 
 
 def test_a_factory_key_is_read_from_the_board_and_kept(station, chip, keys):
-    _, key = pki.issue_device(keys, "module")
+    _, key = authority.issue_device(keys, "module")
     stored = files.read_file(keys / "server.key", "key")  # any P-256 key, in PKCS #8
     assert key != stored
     entry = secure_cert.Entry(2, 0, stored + b"\0")
@@ -295,7 +300,7 @@ def test_a_factory_key_is_read_from_the_board_and_kept(station, chip, keys):
 
 def test_each_port_takes_the_next_board():
     def job(device_id: str, port: str | None = None) -> Job:
-        settings = device.Settings(device_id, *list(vars(SETTINGS).values())[1:])
+        settings = Settings(device_id, *list(vars(SETTINGS).values())[1:])
         return Job(Task(settings, Path(device_id), 1), None, port)
 
     chosen, left = ports.assign([job("a"), job("b"), job("c")], ["P", "Q"])

@@ -19,7 +19,8 @@ import slots
 from board_sim import BoardSim
 from flash_sim import SECTOR, FileSim, FlashSim, pack
 
-from firmware import install, orders, store
+from firmware import store
+from firmware.ondemand import install, orders
 from trust import TrustError
 from trust.boot import select
 from trust.state import BAD, CONFIRMED, STAGED, TRIES, TRYING, BootState
@@ -170,7 +171,7 @@ class Board:
         return self.take_order(boot)
 
     def carry_out(self, boot) -> bool:
-        """firmware.updater; True if a slot was staged."""
+        """firmware.ondemand.updater; True if a slot was staged."""
         order = orders.resume(boot, self.files, slots.NOW)
         if not order:
             return False

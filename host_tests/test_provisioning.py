@@ -18,9 +18,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from host_tests.label_reader import read_labels
 from host_tests.tool_helpers import mode, snapshot
-from signet import cli, flash, identity, pki, secure_cert
-from signet.provisioning import audit, inventory, labels
-from signet.provisioning.inventory import DONE, Device, Inventory
+from signet import cli
+from signet.device import identity
+from signet.device.provisioning import audit, inventory, labels
+from signet.device.provisioning.inventory import DONE, Device, Inventory
+from signet.formats import flash, secure_cert
+from signet.pki import authority
 from trust.identity import PRIVATE_KEY, Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -176,32 +179,32 @@ sys.exit(cli.run(sys.argv[5:]))
 """
 
 MOMENTS = {
-    "before the boards are entered": ("signet.provisioning.batch", "enter", 1, "before"),
-    "entered": ("signet.provisioning.batch", "enter", 1, "after"),
-    "first folder": ("signet.provisioning.making", "files.flush_folder", 1, "before"),
+    "before the boards are entered": ("signet.device.provisioning.batch", "enter", 1, "before"),
+    "entered": ("signet.device.provisioning.batch", "enter", 1, "after"),
+    "first folder": ("signet.device.provisioning.making", "files.flush_folder", 1, "before"),
     "file under its temporary name": ("signet.files", "os.link", 4, "before"),
     "file has its name": ("signet.files", "os.link", 4, "after"),
-    "all files, none recorded": ("signet.provisioning.batch", "record_done", 1, "before"),
+    "all files, none recorded": ("signet.device.provisioning.batch", "record_done", 1, "before"),
     "half recorded, uncommitted": (
-        "signet.provisioning.batch",
+        "signet.device.provisioning.batch",
         "record_done",
         BOARDS // 2,
         "after",
     ),
-    "all recorded, no labels": ("signet.provisioning.sheets", "new_sheet", 1, "before"),
+    "all recorded, no labels": ("signet.device.provisioning.sheets", "new_sheet", 1, "before"),
     "labels made, uncommitted": (
-        "signet.provisioning.labels",
+        "signet.device.provisioning.labels",
         "segno.make_qr",
         BOARDS,
         "after",
     ),
     "sheet has its name, codes do not count": (
-        "signet.provisioning.sheets",
+        "signet.device.provisioning.sheets",
         "files.write_new_secret",
         BOARDS + 1,
         "after",
     ),
-    "labels done": ("signet.provisioning.sheets", "new_sheet", 1, "after"),
+    "labels done": ("signet.device.provisioning.sheets", "new_sheet", 1, "after"),
 }
 
 
@@ -428,8 +431,8 @@ def test_one_board_is_entered_and_the_same_again_is_no_other(bench):
 def factory(bench):
     """A dump of a module as Espressif provisions it, and its key."""
     foreign = bench.folder / "espressif"
-    pki.init_pki(foreign, ["localhost"])
-    chain, key = pki.issue_device(foreign, "module-17")
+    authority.init_pki(foreign, ["localhost"])
+    chain, key = authority.issue_device(foreign, "module-17")
     leaf = chain[: chain.index(b"-----END CERTIFICATE-----\n") + 26]
     stored = identity.stored_key(key)
     content = secure_cert.pack(

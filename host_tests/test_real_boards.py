@@ -13,8 +13,11 @@ import pytest
 from host_tests.esp_images import make_micropython
 from host_tests.fleet_helpers import wait_until
 from host_tests.tool_helpers import REPO, SETTINGS
-from signet import board_deploy, board_flash, board_image, device, flash
+from signet.board import commands, deploy, esptool, real_flash
+from signet.device import flash_file
 from signet.errors import RefusedError, SignetError
+from signet.formats import flash
+from signet.image.stage1 import compile_stage1
 from trust.identity import Identity
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -26,8 +29,8 @@ def folder(project, keys, signed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("a, board")  # QEMU has a use of its own for commas
     (folder / "signed.img").write_bytes(signed)
     (folder / "micropython.bin").write_bytes(make_micropython())
-    device.provision(SETTINGS, keys, folder / "signed.img", project, folder / "device.bin")
-    chip, _ = board_image.build_board_flash(folder / "micropython.bin", folder / "device.bin")
+    flash_file.provision(SETTINGS, keys, folder / "signed.img", project, folder / "device.bin")
+    chip, _ = real_flash.build_board_flash(folder / "micropython.bin", folder / "device.bin")
     chip.save_new(folder / "flash.bin")
     return folder
 
@@ -101,12 +104,12 @@ def test_writing_and_comparing_both_have_to_succeed(monkeypatch, codes, error, c
         done.append(arguments)
         return codes[len(done) - 1]
 
-    monkeypatch.setattr(board_flash, "_run_esptool", run_esptool)
+    monkeypatch.setattr(esptool, "_show", run_esptool)
     if error is None:
-        board_flash.write_board(Path("flash.bin"), "port")
+        esptool.write_board(Path("flash.bin"), "port")
     else:
         with pytest.raises(error) as failure:
-            board_flash.write_board(Path("flash.bin"), "port")
+            esptool.write_board(Path("flash.bin"), "port")
         assert type(failure.value) is error
     assert len(done) == calls
 
@@ -220,8 +223,8 @@ def test_deploy_says_that_there_is_no_such_port(signet):
 
 
 def test_what_deploy_copies_is_stage_1_and_no_more(folder, project):
-    contents = board_deploy.stage1_files(project)
-    on_vfs = device.pack_stage1(device.compile_stage1(project), 0x2C000)
+    contents = compile_stage1(project)
+    on_vfs = flash_file.pack_stage1(compile_stage1(project), 0x2C000)
     assert all(content[:64] in on_vfs for content in contents.values())
     names = {path.stem for path in (REPO / "lib/trust").glob("*.py")}
     assert set(contents) == {"boot.py", "main.py"} | {f"lib/trust/{name}.mpy" for name in names}
@@ -239,11 +242,11 @@ def test_the_board_itself_refuses_unless_it_is_for_development(
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(Identity, "record", lambda _: {"id": "dev-0001", "profile": profile})
     if taken:
-        exec(board_deploy._CHECK, {})
+        exec(deploy._CHECK, {})
         assert capsys.readouterr().out == "development board dev-0001\n"
     else:
         with pytest.raises(ValueError, match="not a development board"):
-            exec(board_deploy._CHECK, {})
+            exec(deploy._CHECK, {})
 
 
 @pytest.mark.parametrize("error", [None, SignetError("no REPL")])
@@ -255,25 +258,25 @@ def test_nothing_is_copied_before_the_board_was_asked(monkeypatch, project, erro
         if error is not None:
             raise error
 
-    monkeypatch.setattr(board_deploy, "_run_mpremote", run_mpremote)
+    monkeypatch.setattr(deploy, "_run_mpremote", run_mpremote)
     arguments = ["--port", "/dev/ttyUSB0", "--source", str(project)]
     if error is None:
-        board_deploy.command.main(arguments, standalone_mode=False)
+        commands.board_deploy.main(arguments, standalone_mode=False)
         assert [step[3] for step in steps] == ["exec", "fs"]
     else:
         with pytest.raises(SignetError):
-            board_deploy.command.main(arguments, standalone_mode=False)
+            commands.board_deploy.main(arguments, standalone_mode=False)
         assert [step[3] for step in steps] == ["exec"]
-    assert steps[0] == ["connect", "/dev/ttyUSB0", "resume", "exec", board_deploy._CHECK]
+    assert steps[0] == ["connect", "/dev/ttyUSB0", "resume", "exec", deploy._CHECK]
 
 
 def test_a_board_without_a_repl_is_given_up(monkeypatch):
     """A production board: what is sent to it goes nowhere, and what it prints is no REPL."""
     ours, theirs = pty.openpty()
-    monkeypatch.setattr(board_deploy, "_CHECK_S", 1)
+    monkeypatch.setattr(deploy, "_CHECK_S", 1)
     try:
         with pytest.raises(SignetError, match="no answer from a REPL within 1 s") as failure:
-            board_deploy.command.main(["--port", os.ttyname(theirs)], standalone_mode=False)
+            commands.board_deploy.main(["--port", os.ttyname(theirs)], standalone_mode=False)
     finally:
         os.close(ours)
         os.close(theirs)

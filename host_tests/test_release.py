@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from firmware import orders
+from firmware.ondemand import orders
 from host_tests.fleet_helpers import WAIT_S, open_session
 from host_tests.tool_helpers import RELEASE, run_program, snapshot
-from signet import image, release, signing
 from signet.errors import RefusedError, SignetError
+from signet.formats import documents, signing
+from signet.image import slot_image
+from signet.release import publishing
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -51,12 +53,12 @@ def publish(signet, keys, fleet, signed_file):
 
 @pytest.fixture(scope="module")
 def order(signed):
-    return release.make_order(signed, DEVICE, NOW, NOW + 60)
+    return publishing.make_order(signed, DEVICE, NOW, NOW + 60)
 
 
 @pytest.fixture(scope="module")
 def wire(order, keys):
-    return release.sign_order(order, keys / "fleet.key")
+    return documents.sign_document(order, keys / "fleet.key")
 
 
 # Orders
@@ -103,61 +105,61 @@ def test_an_altered_order_does_not_open(keys, wire, place):
     altered = bytearray(wire)
     altered[place] ^= 1
     with pytest.raises(RefusedError):
-        release.open_order(bytes(altered), signing.key_digest(keys / "fleet.pub"))
+        documents.open_document(bytes(altered), signing.key_digest(keys / "fleet.pub"))
 
 
 def test_an_order_opens_for_its_key_only(keys, wire):
     with pytest.raises(RefusedError, match="unknown key"):
-        release.open_order(wire, signing.key_digest(keys / "release.pub"))
+        documents.open_document(wire, signing.key_digest(keys / "release.pub"))
 
 
 def test_an_order_is_bounded(keys, order):
     """1,024 bytes of JSON are signed, 1,025 are not."""
     room = 1024 - len(json.dumps(order | {"path": ""}, separators=(",", ":")))
-    release.sign_order(order | {"path": "p" * room}, keys / "fleet.key")
+    documents.sign_document(order | {"path": "p" * room}, keys / "fleet.key")
     with pytest.raises(RefusedError, match="order of 1025 bytes, at most 1024"):
-        release.sign_order(order | {"path": "p" * (room + 1)}, keys / "fleet.key")
+        documents.sign_document(order | {"path": "p" * (room + 1)}, keys / "fleet.key")
 
 
 @pytest.mark.parametrize("version", ["../../1", "a/b", ".hidden", "1%2e0"])
 def test_a_version_that_is_no_file_name_has_no_order(version):
     """Whoever may sign images still does not choose where files are written."""
-    strange = image.Release(version, RELEASE.model, 1, (1, 25, 0), 0)
-    content = image.pack_descriptor(strange, 4096) + bytes(2 * 4096)
+    strange = slot_image.Release(version, RELEASE.model, 1, (1, 25, 0), 0)
+    content = slot_image.pack_descriptor(strange, 4096) + bytes(2 * 4096)
     with pytest.raises(RefusedError, match=r"version '.*', expected the form"):
-        release.make_order(content, DEVICE, NOW, NOW + 60)
+        publishing.make_order(content, DEVICE, NOW, NOW + 60)
 
 
 # Numbers
 
 
 def test_numbers_follow_the_clock_and_never_fall(tmp_path):
-    assert release.next_number(tmp_path, NOW) == NOW
-    assert release.next_number(tmp_path, NOW) == NOW + 1
-    assert release.next_number(tmp_path, NOW - 1000) == NOW + 2
-    assert release.next_number(tmp_path, NOW + 1000) == NOW + 1000
-    assert release.next_number(tmp_path, NOW, wanted=NOW + 2000) == NOW + 2000
-    assert release.next_number(tmp_path, NOW) == NOW + 2001
+    assert publishing.next_number(tmp_path, NOW) == NOW
+    assert publishing.next_number(tmp_path, NOW) == NOW + 1
+    assert publishing.next_number(tmp_path, NOW - 1000) == NOW + 2
+    assert publishing.next_number(tmp_path, NOW + 1000) == NOW + 1000
+    assert publishing.next_number(tmp_path, NOW, wanted=NOW + 2000) == NOW + 2000
+    assert publishing.next_number(tmp_path, NOW) == NOW + 2001
 
 
 @pytest.mark.parametrize("wanted", [NOW, NOW - 1, 1 << 32])
 def test_a_number_out_of_range_is_refused(tmp_path, wanted):
-    release.next_number(tmp_path, NOW)
+    publishing.next_number(tmp_path, NOW)
     before = snapshot(tmp_path)
     with pytest.raises(RefusedError, match=f"order number {wanted}, expected above {NOW}"):
-        release.next_number(tmp_path, NOW, wanted)
+        publishing.next_number(tmp_path, NOW, wanted)
     assert snapshot(tmp_path) == before
 
 
 def test_a_damaged_record_of_numbers_stops_everything(tmp_path):
     (tmp_path / "last-order").write_text("")
     with pytest.raises(SignetError, match="expected the last order's number"):
-        release.next_number(tmp_path, NOW)
+        publishing.next_number(tmp_path, NOW)
 
 
 def test_numbers_grow_under_concurrency(tmp_path):
     def take(_: int) -> list[int]:
-        return [release.next_number(tmp_path, NOW) for _ in range(20)]
+        return [publishing.next_number(tmp_path, NOW) for _ in range(20)]
 
     with ThreadPoolExecutor(8) as pool:
         taken = list(pool.map(take, range(8)))
@@ -174,29 +176,29 @@ def release_key(keys):
 
 
 def test_a_version_is_released_once(keys, project, signed, release_key, tmp_path):
-    path = release.store_image(tmp_path, signed, release_key)
+    path = publishing.store_image(tmp_path, signed, release_key)
     assert path == tmp_path / "images/signet-demo/1.0.0.img"
-    other = image.Release("1.0.0", RELEASE.model, 2, (1, 25, 0), RELEASE.build_time)
-    content = image.sign_image(image.build_image(other, project), keys / "release.key")
+    other = slot_image.Release("1.0.0", RELEASE.model, 2, (1, 25, 0), RELEASE.build_time)
+    content = slot_image.sign_image(slot_image.build_image(other, project), keys / "release.key")
     with pytest.raises(RefusedError, match=r"another 1\.0\.0 for signet-demo was released"):
-        release.store_image(tmp_path, content, release_key)
+        publishing.store_image(tmp_path, content, release_key)
     assert snapshot(tmp_path) == {"images/signet-demo/1.0.0.img": signed}
 
 
 def test_the_same_content_signed_again_is_the_same_release(
     keys, unsigned, signed, release_key, tmp_path
 ):
-    again = image.sign_image(unsigned, keys / "release.key")
+    again = slot_image.sign_image(unsigned, keys / "release.key")
     assert again != signed
-    path = release.store_image(tmp_path, signed, release_key)
-    assert release.store_image(tmp_path, again, release_key) == path
+    path = publishing.store_image(tmp_path, signed, release_key)
+    assert publishing.store_image(tmp_path, again, release_key) == path
     assert path.read_bytes() == signed
 
 
 def test_a_damaged_release_is_replaced(signed, release_key, tmp_path):
-    path = release.store_image(tmp_path, signed, release_key)
+    path = publishing.store_image(tmp_path, signed, release_key)
     path.write_bytes(signed[:-1])
-    release.store_image(tmp_path, signed, release_key)
+    publishing.store_image(tmp_path, signed, release_key)
     assert path.read_bytes() == signed
 
 
@@ -221,7 +223,7 @@ def test_publish(publish, keys, board, fleet, released, signed):
 
 
 def test_publish_as_json_with_a_number(publish, board, fleet, released):
-    number = release.next_number(fleet.folder, int(time.time())) + 1000
+    number = publishing.next_number(fleet.folder, int(time.time())) + 1000
     done = publish("--json", "--number", str(number))
     assert done.returncode == 0, done
     assert json.loads(done.stdout)["number"] == number
@@ -249,14 +251,14 @@ def test_an_image_that_devices_would_refuse_is_not_published(
     content = {
         "unsigned": lambda: unsigned,
         "flipped bit": lambda: alter(signed, 5000),
-        "signed by another key": lambda: image.sign_image(unsigned, keys / "fleet.key"),
+        "signed by another key": lambda: slot_image.sign_image(unsigned, keys / "fleet.key"),
         "truncated": lambda: signed[: -4096 * 2],
         "with a trailer": lambda: signed + bytes(4096),
         "not an image": lambda: b"PK" * 4096,
     }[what]()
     path = tmp_path / "bad.img"
     path.write_bytes(content)
-    release.next_number(fleet.folder, int(time.time()))
+    publishing.next_number(fleet.folder, int(time.time()))
     last = (fleet.folder / "last-order").read_bytes()
     check_refused(publish("--image", path), board, released, 1, why)
     assert (fleet.folder / "last-order").read_bytes() == last
@@ -278,7 +280,7 @@ def test_an_image_that_devices_would_refuse_is_not_published(
     ],
 )
 def test_what_else_is_refused(publish, board, fleet, released, options, code, why):
-    release.next_number(fleet.folder, int(time.time()))  # so that there is a last one
+    publishing.next_number(fleet.folder, int(time.time()))  # so that there is a last one
     check_refused(publish(*options), board, released, code, why)
 
 

@@ -17,8 +17,8 @@ import pytest
 import sealed_build
 from host_tests.conftest import find_program
 from host_tests.tool_helpers import REPO, run_program
-from signet import flash
-from signet.sealing.efuse_plan import CHIPS
+from signet.device.sealing.efuse_plan import CHIPS
+from signet.formats import flash
 
 BOARD = REPO / "firmware/board/sealed"
 STOCK = REPO / "firmware/board/partitions.csv"

@@ -1,4 +1,4 @@
-"""signet.secure_cert: the same bytes as Espressif's tool, and what of a factory's is taken."""
+"""signet.formats.secure_cert: the bytes of Espressif's tool, and what of a factory's is taken."""
 
 import csv
 import hashlib
@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from host_tests.tool_helpers import run_program
-from signet import identity, pki, secure_cert
+from signet.device import identity
 from signet.errors import RefusedError
-from signet.secure_cert import Entry
+from signet.formats import secure_cert
+from signet.formats.secure_cert import Entry
+from signet.pki import authority
 from trust.identity import CA_CERT, DEVICE_CERT, PRIVATE_KEY, RECORD
 
 pytest_plugins = ["host_tests.tool_fixtures"]
@@ -36,7 +38,7 @@ def run_tool(folder: Path, *args: str) -> bytes:
 
 
 def put_inputs(folder: Path, keys: Path, device_id: str) -> tuple[bytes, bytes]:
-    chain, key = pki.issue_device(keys, device_id)
+    chain, key = authority.issue_device(keys, device_id)
     leaf = chain[: chain.index(b"-----END") + len(b"-----END CERTIFICATE-----\n")]
     (folder / "ca.pem").write_bytes((keys / "root-ca.pem").read_bytes())
     (folder / "cert0.pem").write_bytes(leaf)

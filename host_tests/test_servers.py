@@ -12,8 +12,8 @@ import pytest
 
 from host_tests.fleet_helpers import WAIT_S, ImageClient, client_context, exchange, wait_until
 from host_tests.proxy import Proxy
-from signet import servers
-from signet.fleet import LOOPBACK, Fleet
+from signet.fleet import time_server
+from signet.fleet.serving import LOOPBACK, Fleet
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -282,7 +282,7 @@ def test_sntp_reply(fleet, version):
     ],
 )
 def test_sntp_timestamps(unix_ns, stamp):
-    reply = servers.answer_sntp(make_request(), unix_ns)
+    reply = time_server.answer_sntp(make_request(), unix_ns)
     assert reply is not None
     assert struct.unpack_from("!Q", reply, 40)[0] == stamp
 
@@ -301,7 +301,7 @@ def test_sntp_timestamps(unix_ns, stamp):
     ],
 )
 def test_sntp_ignores_what_is_no_request(request_):
-    assert servers.answer_sntp(request_, 0) is None
+    assert time_server.answer_sntp(request_, 0) is None
 
 
 def test_sntp_reply_is_no_longer_than_the_request(fleet):

@@ -18,11 +18,14 @@ from host_tests.proxy import Proxy
 from host_tests.test_board_update import BLOCK, DEVICE, WAIT_S, World
 from host_tests.tool_helpers import REPO, SETTINGS, Signet, mode, run_program, snapshot
 from host_tests.vectors import sign_order
-from signet import device, filesystem, image, signing
-from signet.board import Cause, Exit, PowerCut, VirtualBoard
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Cause, Exit, PowerCut
+from signet.device import flash_file
 from signet.errors import RefusedError
-from signet.fleet import Fleet
-from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+from signet.fleet.serving import Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+from signet.formats import filesystem, signing
+from signet.image import mpy, slot_image
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -201,7 +204,7 @@ def test_the_next_reset_shuts_the_console(tmp_path):
         "    machine.RTC().memory(%r)\n    machine.reset()\n"
     )
     end = "\nprint('the console is open')\nmachine.reset()\n"
-    contents = image.compile_sources(image.python_files(REPO, ("lib/trust",)))
+    contents = mpy.compile_sources(mpy.python_files(REPO, ("lib/trust",)))
     contents["main.py"] = (REPO / "main.py").read_bytes()
     for memory, opens in ((b"console", 1), (b"console ", 0)):
         contents["boot.py"] = (begin % memory + (REPO / "boot.py").read_text() + end).encode()
@@ -230,13 +233,13 @@ def make_profiled(keys: Path, tmp_path_factory) -> Callable[..., VirtualBoard]:
     def make(profile: str, app: str) -> VirtualBoard:
         folder = tmp_path_factory.mktemp("board")
         (folder / "app.py").write_text(APPS[app])
-        release = image.Release("1.0.0", "signet-demo", 1, (1, 25, 0), 1_700_000_000, profile)
-        content = image.sign_image(
-            image.build_image(release, REPO, folder / "app.py"), keys / "release.key"
+        release = slot_image.Release("1.0.0", "signet-demo", 1, (1, 25, 0), 1_700_000_000, profile)
+        content = slot_image.sign_image(
+            slot_image.build_image(release, REPO, folder / "app.py"), keys / "release.key"
         )
         (folder / "signed.img").write_bytes(content)
         settings = replace(SETTINGS, profile=profile)
-        device.provision(settings, keys, folder / "signed.img", REPO, folder / "flash.bin")
+        flash_file.provision(settings, keys, folder / "signed.img", REPO, folder / "flash.bin")
         return VirtualBoard(folder)
 
     return make

@@ -13,9 +13,9 @@ from host_tests.board_helpers import (
     run_board,
     said,
 )
-from signet import filesystem
-from signet.board import Cause, Exit, VirtualBoard
-from signet.board_cycle import exit_of
+from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.cycle import Cause, Exit, exit_of
+from signet.formats import filesystem
 
 # The start, as main.c and _boot.py do it.
 

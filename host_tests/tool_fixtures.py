@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from host_tests.tool_helpers import RELEASE, REPO, Signet
-from signet import image, pki
+from signet.image import slot_image
+from signet.pki import authority
 
 _FIRMWARE = {
     "firmware/agent.py": "GREETING = 'hello from the slot'\n",
@@ -27,7 +28,7 @@ _FIRMWARE = {
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project folder: the repository's stage 1 and flash map, and a little firmware."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("boot.py", "main.py", image.LAYOUT):
+    for name in ("boot.py", "main.py", slot_image.LAYOUT):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / name, folder / name)
     shutil.copytree(REPO / "lib/trust", folder / "lib/trust")
@@ -41,20 +42,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fleet's PKI folder."""
     folder = tmp_path_factory.mktemp("fleet") / "pki"
-    pki.init_pki(folder, ["localhost", "127.0.0.1"])
+    authority.init_pki(folder, ["localhost", "127.0.0.1"])
     return folder
 
 
 @pytest.fixture(scope="session")
 def unsigned(project: Path) -> bytes:
     """An unsigned image, RELEASE of the project."""
-    return image.build_image(RELEASE, project)
+    return slot_image.build_image(RELEASE, project)
 
 
 @pytest.fixture(scope="session")
 def signed(unsigned: bytes, keys: Path) -> bytes:
     """The same, signed with the fleet's release key."""
-    return image.sign_image(unsigned, keys / "release.key")
+    return slot_image.sign_image(unsigned, keys / "release.key")
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from signet import device, image
+from signet.device.settings import Settings
+from signet.image import slot_image
 
 REPO = Path(__file__).resolve().parent.parent
-RELEASE = image.Release("1.0.0", "signet-demo", 1, (1, 25, 0), 1_700_000_000)
-SETTINGS = device.Settings(
+RELEASE = slot_image.Release("1.0.0", "signet-demo", 1, (1, 25, 0), 1_700_000_000)
+SETTINGS = Settings(
     "dev-0001", "signet-demo", "A1", "localhost:8883", "localhost:8443", "localhost:123", 30
 )
 

@@ -1,10 +1,10 @@
-"""From a received order to a staged slot: firmware.install, and what firmware.orders keeps."""
+"""From a received order to a staged slot: what `install` writes, and what `orders` keeps."""
 
 import slots
 from board_sim import BoardSim
 
-from firmware import install, orders
-from firmware.install import Install
+from firmware.ondemand import install, orders
+from firmware.ondemand.install import Install
 from firmware.store import DONE_PATH, ORDER_PATH
 from trust import TrustError
 from trust.image import ImageError

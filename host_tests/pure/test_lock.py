@@ -1,6 +1,6 @@
-"""firmware.lock: what registers say, from the bits that the chips' manuals name."""
+"""The lock state: what registers say, from the bits that the chips' manuals name."""
 
-from firmware import lock
+from firmware.ondemand import lock
 
 ALL = ["flash_encryption", "secure_boot", "jtag", "download"]
 # chip: (block 0, all that has to be burned: word, bits), counter's word, its bits, its protection)

@@ -1,9 +1,9 @@
-"""firmware.orders: what the fleet key has to have signed, and which orders are for this board."""
+"""Update orders: what the fleet key has to have signed, and which are for this board."""
 
 import slots
 
-from firmware import orders
-from firmware.orders import OrderError
+from firmware.ondemand import orders
+from firmware.ondemand.orders import OrderError
 from trust.signature import SignatureError
 
 _BLOCK_LEN = 1216

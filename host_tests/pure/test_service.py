@@ -1,11 +1,11 @@
-"""firmware.service: which tokens open the console, and that each is spent before it does."""
+"""Service tokens: which open the console, and that each is spent before it does."""
 
 import asyncio
 
 import slots
 from board_sim import BoardSim
 
-from firmware import orders, service
+from firmware.ondemand import orders, service
 from trust import TrustError
 from trust.state import BootState
 

@@ -53,7 +53,7 @@ def main(repo, folder, port, order_name, restarts):
     import slots
     from board_sim import BoardSim
 
-    from firmware import link, orders, updater
+    from firmware.ondemand import link, orders, updater
 
     async def open_stream(host, port, context, timeout_s):
         return await asyncio.open_connection(host, port)

@@ -7,13 +7,7 @@ server may send to a client, checks every bit of it, and raises MQTTProtocolErro
 
 import struct
 
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
+from micropython import const
 
 # Packet types, section 2.2.1.  Private in each module that needs them: names cost memory.
 _CONNECT = const(1)

@@ -123,9 +123,12 @@ class FullClient(Client):
     def _publish(self, topic, payload, qos, retain, properties):
         packet_id = self._new_id(qos)
         packet = self.protocol.encode_publish(topic, payload, qos, retain, packet_id, properties)
-        request = Publish(_PUBREC if qos > 1 else _PUBACK, packet_id, packet)
+        request = self._new_request(qos, packet_id, packet)
         self._keep(request)
         return self._submit(request)
+
+    def _new_request(self, qos, packet_id, packet):
+        return Publish((None, _PUBACK, _PUBREC)[qos], packet_id, packet)
 
     def _keep(self, request):
         if self._store and not request.chunks:

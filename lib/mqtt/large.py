@@ -12,10 +12,7 @@ from micropython import const
 
 from .client import Message
 from .codec import MQTTError
-from .full import Publish
 
-_PUBACK = const(4)
-_PUBREC = const(5)
 _FOR_NOW_MS = const(1 << 28)  # three days: the network's own limit ends it long before
 _SKIP_LEN = const(128)
 
@@ -31,7 +28,7 @@ async def publish(client, topic, length, chunks, qos=0, retain=False, properties
     client._check()
     packet_id = client._new_id(qos) if qos else 0
     head = client.protocol.encode_publish_head(topic, length, qos, retain, packet_id, properties)
-    request = Publish((None, _PUBACK, _PUBREC)[qos], packet_id, head)
+    request = client._new_request(qos, packet_id, head)
     request.chunks = (length, chunks)
     return await client._answer(client._submit(request))
 

@@ -11,16 +11,10 @@ Not handled: enhanced authentication (section 4.12), so its properties and AUTH 
 
 import struct
 
+from micropython import const
+
 from . import codec
 from .codec import malformed, read_text, read_varint, refusal, sized, varint
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 # Subscription options, section 3.8.3.1; to be or-ed.
 NO_LOCAL = const(0x04)

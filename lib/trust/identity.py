@@ -12,15 +12,9 @@ import binascii
 import json
 import struct
 
+from micropython import const
+
 from . import TrustError, block_count
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 PROFILES = ("dev", "production", "sealed")  # of images and boards, by their number
 

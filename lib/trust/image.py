@@ -12,15 +12,9 @@ would refuse after the download.
 import struct
 from hashlib import sha256
 
+from micropython import const
+
 from . import TrustError, block_count, signature
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 BLOCK_LEN = const(4096)
 DESCRIPTOR_LEN = const(96)

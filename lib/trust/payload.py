@@ -3,13 +3,7 @@
 Apart from `image`, because this stays in memory and the verifier need not.
 """
 
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
+from micropython import const
 
 _BLOCK_LEN = const(4096)
 

@@ -14,15 +14,9 @@ with SHA-256 and a salt of 32 bytes.
 import binascii
 from hashlib import sha256
 
+from micropython import const
+
 from . import TrustError
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 BLOCK_LEN = const(1216)
 

@@ -14,15 +14,9 @@ What holds whatever is called in whatever order:
 import binascii
 import struct
 
+from micropython import const
+
 from . import TrustError, block_count
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 EMPTY = const(0)  # nothing that may run: never written, or being written
 STAGED = const(1)  # verified from flash, waiting for the restart

@@ -8,66 +8,42 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import NoReturn
 
 import click
 
-from signet import (
-    __version__,
-    board,
-    board_deploy,
-    board_flash,
-    board_image,
-    commands,
-    emulator,
-    fleet,
-    release,
-    service_token,
-)
+from signet import __version__
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
-from signet.provisioning import devices
-from signet.sealing import burn
+from signet.options import EXIT_CODES, note
+
+_GROUPS = ("board", "device", "fleet", "image", "pki", "release")
 
 
-@click.group()
-@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
-@click.version_option(__version__)
-def program(verbose: bool) -> None:
-    """Keys, images, provisioning, releases and virtual boards for Signet devices."""
+class _Program(click.Group):
+    """Imports a group when it is asked for: to import all takes longer than most commands."""
 
-
-for _command in (
-    board_image.command,
-    board_flash.command,
-    board_deploy.command,
-    emulator.command,
-):
-    board.group.add_command(_command)
-
-for _command in (*devices.COMMANDS, burn.command, service_token.device_token):
-    commands.device_group.add_command(_command)
-release.group.add_command(service_token.release_console)
-
-for _group in (
-    commands.pki_group,
-    commands.image_group,
-    commands.device_group,
-    release.group,
-    fleet.group,
-    board.group,
-):
-    program.add_command(_group)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            return None
+        group: click.Group = import_module(f"signet.{cmd_name}.commands").group
+        _state_exit_codes(group)
+        return group
 
 
 def _state_exit_codes(command: click.Command) -> None:
     """End the help of a command, and of all below it, with the exit codes."""
-    command.epilog = commands.EXIT_CODES
+    command.epilog = EXIT_CODES
     if isinstance(command, click.Group):
         for subcommand in command.commands.values():
             _state_exit_codes(subcommand)
 
 
-_state_exit_codes(program)
+@click.group(cls=_Program, commands=[click.Group(name) for name in _GROUPS], epilog=EXIT_CODES)
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
+@click.version_option(__version__)
+def program(verbose: bool) -> None:
+    """Keys, images, provisioning, releases and virtual boards for Signet devices."""
 
 
 def run(arguments: list[str]) -> int:
@@ -102,9 +78,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:
-    click.echo(click.style("signet: error: ", fg="red") + message, err=True)
+    note("error", message, "red")
     if hint:
-        click.echo(click.style("signet: hint: ", fg="yellow") + hint, err=True)
+        note("hint", hint, "yellow")
     return code
 
 

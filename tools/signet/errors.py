@@ -12,6 +12,7 @@ from pathlib import Path
 EXIT_DONE = 0
 EXIT_REFUSED = 1
 EXIT_ENVIRONMENT = 2
+_SHOWN = 10
 
 
 class SignetError(Exception):
@@ -40,3 +41,9 @@ def refusals_about(path: Path) -> Iterator[None]:
         yield
     except RefusedError as error:
         raise RefusedError(f"{path}: {error}", error.hint) from error
+
+
+def listed(problems: list[str]) -> str:
+    """A message that says several things that are wrong, a line each; of many the first ten."""
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return "\n  ".join([*problems[:_SHOWN], *more])

@@ -7,13 +7,11 @@ the target nor the temporary file is left. SIGKILL and a power cut can leave the
 """
 
 import contextlib
-import fcntl
 import glob
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from signet.errors import RefusedError, SignetError
 
@@ -37,15 +35,6 @@ def create_exclusive(path: Path, data: bytes | bytearray, mode: int = _PUBLIC_MO
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def lock(file: IO[str], refusal: str, hint: str) -> None:
-    """Lock a file that holds the number of the process which has it; SignetError if one has."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise SignetError(f"{refusal}, process {file.read().strip()}", hint) from None
 
 
 def flush_folder(folder: Path) -> None:

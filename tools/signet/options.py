@@ -1,11 +1,12 @@
-"""What the commands of several modules share: types of parameters and common options."""
+"""What the commands of several groups share: types of parameters, options, and messages."""
 
 from pathlib import Path
 
 import click
 
+from signet.project import PROJECT
+
 EXIT_CODES = "Exit codes: 0 done, 1 refused (verification or policy), 2 usage or environment."
-PROJECT = Path(__file__).resolve().parents[2]
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 U32 = click.IntRange(0, 0xFFFF_FFFF)
@@ -27,3 +28,8 @@ INVENTORY = click.option(
     metavar="FILE|URL",
     help="The inventory, SQLite or by URL. Default: inventory.db in the pki folder.",
 )
+
+
+def note(kind: str, text: str, colour: str) -> None:
+    """A message of the program, on stderr: `signet: <kind>: <text>`."""
+    click.echo(click.style(f"signet: {kind}: ", fg=colour) + text, err=True)

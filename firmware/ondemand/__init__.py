@@ -1,0 +1,26 @@
+"""Modules that come and go: what is in this folder is in memory only while it is needed.
+
+Code imported from a slot costs 1.3 times its size in heap.  What only a boot, a clock setting, an
+order or an update needs lies here, is imported where it is used, and is dropped by `unload`; the
+modules beside this folder stay.  A new module needs no entry anywhere.
+"""
+
+import gc
+import sys
+
+# Besides: stage 1's modules, of which the package itself stays, and what only connecting needs.
+_PLACES = (__name__ + ".", "trust.", "mqtt.connect")
+
+
+def unload():
+    """Forget the modules; whoever is still running in one keeps it until he returns."""
+    for path in list(sys.modules):
+        if any(path.startswith(place) for place in _PLACES):
+            package, name = path.rsplit(".", 1)
+            parent = sys.modules[package]
+            # MicroPython's dicts keep the value of a deleted entry: put another there first.
+            sys.modules[path] = None
+            del sys.modules[path]
+            setattr(parent, name, None)
+            delattr(parent, name)
+    gc.collect()

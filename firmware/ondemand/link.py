@@ -1,0 +1,44 @@
+"""The network: Wi-Fi, joined again and again, and the time from it."""
+
+import asyncio
+import json
+
+import network
+from micropython import const
+
+from firmware import store
+from firmware.clock import host_port
+from firmware.ondemand import sntp
+
+_PATH = const("/settings.json")
+_LIMIT = const(1024)
+_TIMEOUT_S = const(30)
+
+
+async def setup(agent):
+    """Join the network, if need be, and set the clock; OSError if there is no network."""
+    record = agent.boot.record
+    await join(record["id"])
+    await sntp.set_clock(agent.clock.floor, *host_port(record["ntp"]))
+
+
+async def join(hostname):
+    """Return once the network is up; OSError after 30 s."""
+    wlan = network.WLAN(network.STA_IF)
+    if wlan.active() and wlan.isconnected():
+        return
+    try:
+        wifi = json.loads(store.load(_PATH, _LIMIT) or b"{}")["wifi"]
+        ssid, key = wifi.get("ssid", ""), wifi.get("key", "")
+    except (ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
+        ssid = key = ""
+    network.hostname(hostname)
+    # Off and on again: after some failures the radio only recovers this way.
+    wlan.active(False)
+    wlan.active(True)
+    wlan.connect(ssid, key)
+    for _ in range(_TIMEOUT_S * 10):
+        await asyncio.sleep_ms(100)
+        if wlan.isconnected():
+            return
+    raise OSError("Wi-Fi %r: status %s after %d s" % (ssid, wlan.status(), _TIMEOUT_S))

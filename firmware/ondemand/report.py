@@ -1,0 +1,63 @@
+"""What the board says of itself: its state, and after a start why it restarted."""
+
+import machine
+
+from firmware.ondemand import lock
+from trust import TrustError
+
+
+def state(agent):
+    """The retained message on up/state, but for what the session adds."""
+    boot = agent.boot
+    return {
+        "online": True,
+        "id": boot.record["id"],
+        "model": boot.record["model"],
+        "version": boot.version,
+        "slot": "ab"[boot.running],
+        "status": "trying" if agent.on_trial else "confirmed",
+        "counter": boot.counter,
+        "floor": boot.state.floor,
+        "open": lock.read(),
+        "cause": machine.reset_cause(),
+    }
+
+
+def report_boot(agent):
+    """Queue the events of this start; returns how many restarts in a row did not last."""
+    # How many restarts in a row did not last, and why the last run ended; this start is one more.
+    rtc = machine.RTC()
+    count, _, words = rtc.memory().partition(b" ")
+    restarts = int(count) if count.isdigit() else 0
+    rtc.memory(b"%d " % min(restarts + 1, 99))
+    reason = words.decode()
+    cause = machine.reset_cause()
+    if cause == machine.WDT_RESET:
+        reason = "watchdog"
+    agent.device.event("boot", cause=cause, reason=reason)
+    boot = agent.boot
+    found = lock.read()
+    if boot.record["profile"] and found != []:
+        # Whoever holds the board in his hands can read and change it.
+        agent.device.event("security", reason="not locked: " + ", ".join(found or ["unknown chip"]))
+    if agent.on_trial:
+        agent.report("trying", version=boot.version)
+    for slot, on_trial, why in boot.refused:
+        if on_trial:
+            why = "%s; last: %s" % (why, reason)
+            agent.report("rolled-back", version=_version(boot.slots[slot]), reason=why)
+        else:
+            agent.device.event("security", reason="slot %s: %s" % ("ab"[slot], why))
+    return restarts
+
+
+def _version(slot):
+    """What the descriptor of a slot that was refused says; not to be believed."""
+    from trust.image import DESCRIPTOR_LEN, Descriptor
+
+    start = bytearray(DESCRIPTOR_LEN)
+    try:
+        slot.readblocks(0, start, 0)
+        return Descriptor(start).version
+    except (TrustError, OSError):
+        return None

@@ -1,0 +1,122 @@
+"""Carries out the order that was accepted before the restart: download, verify, stage.
+
+Runs before there is a session with the broker, and leaves its report in the outbox, or
+restarts into the new version.
+"""
+
+import asyncio
+
+from micropython import const
+
+import mtls
+from firmware import store
+from firmware.clock import host_port, now
+from firmware.ondemand import install, link, orders, unload
+from firmware.ondemand.download import Download, ServerError
+from firmware.ondemand.install import BLOCK_LEN
+from trust import TrustError
+
+_DEBUG = const(False)
+_STARTS = const(5)  # a board that restarts this often in the middle of it gives the update up
+_RETRIES = const(5)  # in a row without a new block
+_BACKOFF_S = const(2)  # doubled each time
+_TIMEOUT_S = const(20)  # for a TLS handshake
+
+
+class UpdateError(Exception):
+    """The image could not be fetched."""
+
+
+async def run(agent, restarts):
+    """Finish the pending update; comes back if it was refused or has failed, having said so."""
+    order = None
+    try:
+        if restarts > _STARTS:
+            raise UpdateError("%d restarts in the middle of it" % restarts)
+        await _prepare(agent)
+        order = orders.resume(agent.boot, store, now())
+        unload()
+        if order:
+            agent.order = order["number"]
+            await _carry_out(order, agent)
+            return
+    except (TrustError, ServerError) as error:
+        _give_up("refused", agent, order, error)
+    except (UpdateError, OSError) as error:
+        _give_up("failed", agent, order, error)
+
+
+def _give_up(result, agent, order, error):
+    install.forget(store)
+    print("signet: error: update %s: %s" % (result, error))
+    agent.report(result, version=order and order["version"], reason=str(error))
+
+
+async def _prepare(agent):
+    """Network and clock.  Without a network there is nothing better to do than to wait for it."""
+    while True:
+        agent.beat()
+        try:
+            await link.setup(agent)
+            break
+        except OSError as error:
+            print("signet: error: update:", error)
+
+
+async def _carry_out(order, agent):
+    task = install.Install(order, agent.boot, store)
+    start = task.done
+    await _fetch(task, order, agent)
+    unload()
+    task.finish()
+    agent.restart_reason = "restart into %s" % order["version"]
+    if start:
+        agent.restart_reason += ", resumed at block %d" % start
+    agent.restart()
+
+
+async def _fetch(task, order, agent):
+    """Fill the slot, again and again until it is full; UpdateError if that does not help."""
+    failures = 0
+    while True:
+        done = task.done
+        try:
+            return await _attempt(task, order, agent)
+        except (OSError, asyncio.TimeoutError) as error:
+            task.save()
+            failures = 1 if task.done > done else failures + 1
+            # A TimeoutError has no text.
+            reason = "block %d of %d: %s" % (task.done, task.total, str(error) or "timed out")
+            print("signet: error: download:", reason)
+            if failures > _RETRIES or now() > order["expires"]:
+                raise UpdateError(reason)
+            pause = _BACKOFF_S << failures - 1
+            agent.beat(pause)
+            await asyncio.sleep(pause)
+
+
+async def _attempt(task, order, agent):
+    host, port = host_port(agent.boot.record["images"])
+    stream = await mtls.open_stream(host, port, agent.context, _TIMEOUT_S)
+    agent.clock.keep()
+    download = Download(stream, host, order["path"], order["size"])
+    try:
+        block = bytearray(BLOCK_LEN)
+        view = memoryview(block)
+        await download.request(order["size"] - BLOCK_LEN, order["size"] - 1)
+        await download.readinto(view)
+        task.check_signature(block)
+        unload()
+        if task.done < task.total:
+            print("signet: download: block %d of %d" % (task.done, task.total))
+            await download.request(task.done * BLOCK_LEN, order["size"] - 1)
+        while task.done < task.total:
+            await download.readinto(view)
+            task.write(block)
+            if task.done == 1:
+                unload()
+            agent.beat()
+            if _DEBUG:
+                print("signet: debug: download: block %d is in flash" % task.done)
+    finally:
+        await download.close()

@@ -1,0 +1,1 @@
+"""The benchmarks: `make bench`, `make bench-mqtt` and `make bench-provision`."""

@@ -1,0 +1,22 @@
+"""`python -m bench NAME`: what the target of make that has this name runs."""
+
+import click
+
+from bench import board, mqtt, provision, table
+
+BENCHES = {
+    "bench": board.measure,
+    "bench-mqtt": mqtt.measure,
+    "bench-provision": provision.measure,
+}
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(BENCHES)))
+def main(name: str) -> None:
+    """Measure, and print a table."""
+    table.run(name, BENCHES[name])
+
+
+if __name__ == "__main__":
+    main()

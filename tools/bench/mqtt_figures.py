@@ -1,0 +1,266 @@
+"""What `make bench-mqtt` measures: the client on MicroPython, a broker, a peer that discards.
+
+Everything goes over mutual TLS, from .mpy files that are built as an image's are.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from demo.transcript import NotHeldError
+from signet.fleet.broker import Broker
+from signet.fleet.image_server import server_context
+from signet.fleet.serving import LOOPBACK
+from signet.image import mpy
+from signet.pki import authority
+from signet.project import PROJECT, TOOLCHAIN
+
+CORE = ("__init__", "codec", "link", "connect", "client")
+_MICROPYTHON = TOOLCHAIN / "micropython"
+_HEAP = "64wK"  # an ESP32's first heap segment, scaled by the size of a word
+_ROUNDS = 25
+_ROUND_TRIPS = 100
+_STARTS = 9
+_MOST_WK = 64
+_LARGE = 4096  # of the large message, as in mqtt_small.py
+_REPEATS = 3  # of the smallest heap that was found, for it to count
+_RUN_S = 60
+_CONNACK = b"\x20\x02\x00\x00"
+# Mosquitto's own defaults, but that it drops nothing which a subscriber is slow to take.
+_CONFIGURATION = """\
+listener {port} {bind}
+cafile {pki}/root-ca.pem
+certfile {pki}/server.pem
+keyfile {pki}/server.key
+require_certificate true
+use_identity_as_username true
+max_queued_messages 0
+set_tcp_nodelay true
+
+log_dest file {folder}/broker.log
+log_type error
+log_type information
+"""
+
+
+class Rate(NamedTuple):
+    """Messages a second."""
+
+    ours: float
+    bare: float
+
+    @property
+    def ratio(self) -> float:
+        return round(self.ours / self.bare, 3)
+
+
+class Times(NamedTuple):
+    """What one process measured. rtt, rtt_bare: medians in ms."""
+
+    qos0: Rate
+    qos0_coalesced: float  # the floor's rate without TCP_NODELAY
+    sequential: Rate
+    window: Rate
+    receive: Rate
+    rtt: float
+    rtt_bare: float
+
+
+class Start(NamedTuple):
+    """Best of a few, in ms."""
+
+    ours: float
+    bare: float
+
+
+class Heap(NamedTuple):
+    """Live bytes after a collection, above the empty interpreter; least `-X heapsize`, in wK.
+
+    bare: an open TLS connection. publish, receive: a message of 4 KB goes out; and comes back.
+    """
+
+    connected: int
+    bare: int
+    publish_wk: int
+    receive_wk: int
+
+
+class Lab:
+    """A folder with keys and code, a broker, and a TLS peer that discards what comes.
+
+    To be used in a `with` statement, which ends what was started.
+    """
+
+    def __init__(self, folder: Path, libraries: Path = PROJECT / "lib"):
+        self._code = folder / "code"
+        self._environment = os.environ | {"MICROPYPATH": f".frozen:{self._code}"}
+        keys = folder / "pki"
+        authority.init_pki(keys, [LOOPBACK])
+        certificate, key = authority.issue_device(keys, "dev-0001")
+        (folder / "device.pem").write_bytes(certificate)
+        (folder / "device.key").write_bytes(key)
+        self._context = server_context(keys)
+        self._discard = socket.create_server((LOOPBACK, 0))
+        with socket.create_server((LOOPBACK, 0)) as free:
+            port = int(free.getsockname()[1])
+        self._broker = Broker(folder, keys, LOOPBACK, port, _CONFIGURATION)
+        self.settings: dict[str, Any] = {
+            "host": LOOPBACK,
+            "port": port,
+            "discard_port": self._discard.getsockname()[1],
+            "certificate": str(folder / "device.pem"),
+            "key": str(folder / "device.key"),
+            "ca": str(keys / "root-ca.pem"),
+        }
+        sources = {"mtls.py": libraries / "mtls.py"}
+        for path in (libraries / "mqtt").glob("*.py"):
+            sources[f"mqtt/{path.name}"] = path
+        for name in ("mqtt_app.py", "mqtt_small.py"):
+            sources[name] = Path(__file__).with_name(name)
+        self.add_code(sources)
+
+    def __enter__(self) -> "Lab":
+        self._broker.start()
+        threading.Thread(target=self._serve_discard, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._discard.close()
+        self._broker.stop()
+
+    def add_code(self, sources: dict[str, Path]) -> None:
+        """Compile modules for `run` to find."""
+        for name, code in mpy.compile_sources(sources).items():
+            path = self._code / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(code)
+
+    def run(self, module: str, heap: str = _HEAP, **settings: Any) -> Any:
+        """The result of a module under MicroPython; NotHeldError if it fails."""
+        command = [str(_MICROPYTHON), "-X", f"heapsize={heap}", "-m", module]
+        try:
+            done = subprocess.run(
+                command, input=json.dumps(self.settings | settings) + "\n", timeout=_RUN_S,
+                capture_output=True, encoding="utf-8", errors="replace", env=self._environment,
+                cwd=self._code,  # which is on sys.path, first
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise NotHeldError(f"{module}: did not end within {_RUN_S} s") from None
+        lines = done.stdout.splitlines()
+        if done.returncode or not lines:
+            last = (done.stderr.splitlines() or lines or ["it said nothing"])[-1]
+            raise NotHeldError(f"{module}: exit code {done.returncode}: {last}")
+        try:
+            return json.loads(lines[-1])
+        except ValueError:
+            raise NotHeldError(f"{module}: {lines[-1]}") from None
+
+    def _serve_discard(self) -> None:
+        """One connection after the other; after its CONNECT, no record is even decrypted.
+
+        So it is faster than whoever writes to it.
+        """
+        buf = bytearray(1 << 20)
+        with contextlib.suppress(OSError):  # the listener, closed at the end
+            while True:
+                raw = self._discard.accept()[0]
+                with contextlib.suppress(OSError), _accept(self._context, raw) as connection:
+                    while connection.recv_into(buf):
+                        pass
+
+
+@contextlib.contextmanager
+def _accept(context: ssl.SSLContext, raw: socket.socket) -> Iterator[socket.socket]:
+    """The plain socket below a TLS connection that was told CONNACK."""
+    with context.wrap_socket(raw, server_side=True) as secure:
+        secure.recv(256)
+        secure.sendall(_CONNACK)
+        with socket.socket(fileno=secure.detach()) as below:
+            yield below
+
+
+def measure_code(lab: Lab) -> dict[str, int]:
+    """Bytes of .mpy by module of lib/mqtt.
+
+    NotHeldError if a client at QoS 1 needs a module that is not counted as core.
+    """
+    sources = mpy.python_files(PROJECT, ["lib/mqtt"])
+    extra = {name.removeprefix("mqtt.") for name in lab.run("mqtt_small", mode="loaded")}
+    extra.difference_update(CORE)
+    if extra:
+        raise NotHeldError(f"a client at QoS 1 has loaded {', '.join(sorted(extra))}")
+    return {Path(name).stem: len(code) for name, code in mpy.compile_sources(sources).items()}
+
+
+def measure_times(lab: Lab) -> Times:
+    """All that is compared within one process (mqtt_app.py)."""
+    result = lab.run("mqtt_app", rounds=_ROUNDS, round_trips=_ROUND_TRIPS)
+    nodelay, coalesced, qos0 = _per_second(result["qos0"])
+    qos1, sequential, window = _per_second(result["qos1"])
+    receive_bare, receive = _per_second(result["receive"])
+    return Times(
+        Rate(qos0, nodelay),
+        coalesced,
+        Rate(sequential, qos1),
+        Rate(window, qos1),
+        Rate(receive, receive_bare),
+        statistics.median(result["rtt"]) / 1000,
+        statistics.median(result["rtt_bare"]) / 1000,
+    )
+
+
+def measure_start(lab: Lab) -> Start:
+    """From the start of the process to the CONNACK."""
+    best = {"start": float("inf"), "start_bare": float("inf")}
+    for _ in range(_STARTS):
+        for mode in best:
+            began = time.time_ns()
+            ended = lab.run("mqtt_small", mode=mode)
+            best[mode] = min(best[mode], (ended - began) / 1e6)
+    return Start(best["start"], best["start_bare"])
+
+
+def measure_heap(lab: Lab) -> Heap:
+    return Heap(
+        lab.run("mqtt_small", mode="live"),
+        lab.run("mqtt_small", mode="live_bare"),
+        _smallest_wk(lab, "publish"),
+        _smallest_wk(lab, "receive"),
+    )
+
+
+def _smallest_wk(lab: Lab, mode: str) -> int:
+    """Least heap in which the work is done; NotHeldError if it needs more than an ESP32's."""
+    if not _fits(lab, mode, _MOST_WK):
+        lab.run("mqtt_small", f"{_MOST_WK}wK", mode=mode)  # says why
+    too_small, enough = 0, _MOST_WK
+    while enough - too_small > 1:
+        middle = (too_small + enough) // 2
+        if _fits(lab, mode, middle):
+            enough = middle
+        else:
+            too_small = middle
+    while not all(_fits(lab, mode, enough) for _ in range(_REPEATS)):
+        enough += 1
+    return enough
+
+
+def _fits(lab: Lab, mode: str, size_wk: int) -> bool:
+    with contextlib.suppress(NotHeldError):
+        return bool(lab.run("mqtt_small", f"{size_wk}wK", mode=mode) == _LARGE)
+    return False
+
+
+def _per_second(measured: list[int]) -> list[float]:
+    """Rates, of a number of messages and the times that they took in µs."""
+    count, *times = measured
+    return [count * 1e6 / taken for taken in times]

@@ -1,0 +1,6 @@
+"""`python -m demo` is what `make demo` runs."""
+
+from demo.play import main
+
+if __name__ == "__main__":
+    main()

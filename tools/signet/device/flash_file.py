@@ -1,0 +1,165 @@
+"""Provision a device: everything that its flash holds when it leaves the bench.
+
+A new flash file holds the partition table, a blank otadata, a platform image in ota_0, the
+identity, a signed slot image in slot_a, the first boot-state record, and stage 1 on `vfs`. All
+checks come first; the file appears whole or not at all, and an existing one is never replaced.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from signet import files
+from signet.device import identity
+from signet.device.settings import Settings, Wifi, check_settings, check_wifi
+from signet.errors import RefusedError, refusals_about
+from signet.formats import esp_image, filesystem, flash, signing
+from signet.image import slot_image
+from signet.image.stage1 import compile_stage1
+from signet.pki import authority
+from trust.image import Descriptor
+from trust.state import BootState
+
+PLATFORM_VERSION = "v1.25.0"  # what the platform image of a virtual board calls itself
+_SLOT_A = 0
+_MAX_BLANKS = 8  # of 4 MB each
+_SETTINGS_NAME = "settings.json"  # read by firmware/ondemand/link.py
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A device's certificate chain (PEM; leaf first, without the root) and private key.
+
+    key: PEM, to be stored as Espressif's tool does. kept: instead, the key as a module that was
+    provisioned at the factory holds it; it is stored byte for byte.
+    """
+
+    chain: bytes
+    key: bytes
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """What all devices of a run have in common: checked, compiled and laid out once."""
+
+    layout: tuple[flash.Partition, ...]
+    image: bytes
+    descriptor: Descriptor
+    stage1: dict[str, bytes]
+    ca: bytes
+    release: str
+    fleet: str
+    _blanks: dict[Wifi | None, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def flash_len(self) -> int:
+        """Bytes of a device's flash."""
+        return len(self.blank(None).content)
+
+    def record(self, settings: Settings) -> dict[str, Any]:
+        """The provisioning record of a device (docs/design.md, "Identity")."""
+        return {"v": 1, **asdict(settings), "release": [self.release], "fleet": [self.fleet]}
+
+    def blank(self, wifi: Wifi | None) -> flash.Flash:
+        """The flash of a device but for its identity; kept, for a few networks."""
+        if wifi not in self._blanks:
+            if len(self._blanks) >= _MAX_BLANKS:
+                self._blanks.clear()
+            self._blanks[wifi] = bytes(self._lay_out(wifi).content)
+        return flash.Flash(bytearray(self._blanks[wifi]), self.layout)
+
+    def _lay_out(self, wifi: Wifi | None) -> flash.Flash:
+        chip = flash.Flash.blank(self.layout)
+        chip.write("slot_a", self.image)
+        chip.write("ota_0", esp_image.synthetic_app(PLATFORM_VERSION))
+        chip.write("vfs", pack_stage1(self.stage1, chip.size("vfs"), wifi))
+        BootState(chip.device("bootstate"), fresh=True).provision(self.descriptor.counter, _SLOT_A)
+        return chip
+
+
+def prepare(
+    pki_folder: Path, signed_image: Path, source: Path, model: str, profile: str
+) -> Template:
+    """Check and make all that does not depend on the single device.
+
+    source: the project folder with stage 1 and the flash map. Raises RefusedError if the image
+    does not verify with the fleet's release key, is for another model, below the boards' profile
+    or too large.
+    """
+    release_digest = signing.key_digest(pki_folder / "release.pub")
+    content = files.read_file(signed_image, "slot image")
+    with refusals_about(signed_image):
+        descriptor = slot_image.verify_image(content, [release_digest], model, profile)
+    template = Template(
+        layout=flash.load_layout(source / slot_image.LAYOUT),
+        image=content,
+        descriptor=descriptor,
+        stage1=compile_stage1(source),
+        ca=files.read_file(pki_folder / "root-ca.pem", "root CA certificate"),
+        release=release_digest.hex(),
+        fleet=signing.key_digest(pki_folder / "fleet.pub").hex(),
+    )
+    with refusals_about(signed_image):
+        template.blank(None)
+    return template
+
+
+def build_flash(
+    template: Template, settings: Settings, credentials: Credentials, wifi: Wifi | None = None
+) -> flash.Flash:
+    """The whole flash of a device. Raises RefusedError if the credentials do not fit together."""
+    check_settings(settings)
+    if wifi is not None:
+        check_wifi(wifi)
+    chain, key = credentials.chain, credentials.key
+    identity.check_device_credentials(chain, key, settings.id, template.ca)
+    chip = template.blank(wifi)
+    stored = key if credentials.kept else identity.stored_key(key)
+    size = chip.size("esp_secure_cert")
+    record = template.record(settings)
+    chip.write("esp_secure_cert", identity.build_identity(chain, stored, template.ca, record, size))
+    return chip
+
+
+def provision(
+    settings: Settings,
+    pki_folder: Path,
+    signed_image: Path,
+    source: Path,
+    output: Path,
+    credentials: Credentials | None = None,
+    wifi: Wifi | None = None,
+) -> None:
+    """Write the flash file of one new device, mode 0600, without an inventory.
+
+    credentials: made elsewhere; without them a key and certificate are issued. wifi: kept on
+    `vfs`, as a setting. Raises as `prepare` and `build_flash` do, and RefusedError if `output`
+    exists; nothing is written then.
+    """
+    check_settings(settings)
+    if wifi is not None:
+        check_wifi(wifi)
+    check_free(output)
+    template = prepare(pki_folder, signed_image, source, settings.model, settings.profile)
+    if credentials is None:
+        credentials = Credentials(*authority.issue_device(pki_folder, settings.id))
+    build_flash(template, settings, credentials, wifi).save_new(output)
+
+
+def check_free(output: Path) -> None:
+    """Raise RefusedError if there is a flash file of this name."""
+    if output.exists() or output.is_symlink():
+        raise RefusedError(
+            f"{output}: exists, and a provisioned device is not overwritten",
+            f"rm {output} first: its identity and its security floor go with it",
+        )
+
+
+def pack_stage1(stage1: dict[str, bytes], size: int, wifi: Wifi | None = None) -> bytes:
+    """The `vfs` file system of `size` bytes: stage 1 and the settings."""
+    contents = dict(stage1)
+    if wifi is not None:
+        contents[_SETTINGS_NAME] = json.dumps({"wifi": asdict(wifi)}).encode()
+    return filesystem.pack(contents, filesystem.VFS, size // filesystem.BLOCK_LEN)

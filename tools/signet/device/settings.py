@@ -1,0 +1,75 @@
+"""What the user chooses about a device: the provisioning record's part, and the network."""
+
+import re
+from dataclasses import dataclass
+
+from signet.errors import SignetError
+from signet.image import slot_image
+from signet.pki import names
+
+MIN_WATCHDOG_S = 5  # a TLS handshake can hold the event loop for more than a second
+MAX_WATCHDOG_S = 300
+HARDWARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,15}")
+_PORT = re.compile("[0-9]{1,5}")
+_MAX_PORT = 65535
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The part of the provisioning record that the user chooses.
+
+    broker, images, ntp: "host:port". watchdog_s: seconds after which a hanging device restarts.
+    profile: one of trust.identity.PROFILES; the device runs no image below it.
+    """
+
+    id: str
+    model: str
+    hw: str
+    broker: str
+    images: str
+    ntp: str
+    watchdog_s: int
+    profile: str = slot_image.DEFAULT_PROFILE
+
+
+@dataclass(frozen=True)
+class Wifi:
+    """The network to join: name, 1 to 32 bytes, and passphrase, 8 to 63 characters or none."""
+
+    ssid: str
+    key: str = ""
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise SignetError for a field that a device could not use."""
+    names.check_device_id(settings.id)
+    slot_image.check_profile(settings.profile)
+    for name, value, pattern in (
+        ("model", settings.model, slot_image.MODEL),
+        ("hardware revision", settings.hw, HARDWARE),
+    ):
+        if not pattern.fullmatch(value):
+            raise SignetError(f"{name} {value!r}, expected the form {pattern.pattern}")
+    for name in ("broker", "images", "ntp"):
+        address = getattr(settings, name)
+        host, _, port = address.rpartition(":")
+        if (
+            not names.HOST_NAME.fullmatch(host)
+            or not _PORT.fullmatch(port)
+            or not 1 <= int(port) <= _MAX_PORT
+        ):
+            raise SignetError(f"{name} {address!r}, expected host:port")
+    if not MIN_WATCHDOG_S <= settings.watchdog_s <= MAX_WATCHDOG_S:
+        raise SignetError(
+            f"watchdog {settings.watchdog_s} s, expected {MIN_WATCHDOG_S} to {MAX_WATCHDOG_S}"
+        )
+
+
+def check_wifi(wifi: Wifi) -> None:
+    """Raise SignetError for what no access point can have; never shows the passphrase."""
+    if not 1 <= len(wifi.ssid.encode()) <= 32:
+        raise SignetError(f"Wi-Fi name {wifi.ssid!r}, expected 1 to 32 bytes")
+    if wifi.key and not (8 <= len(wifi.key) <= 63 and wifi.key.isascii()):
+        raise SignetError(
+            f"Wi-Fi passphrase of {len(wifi.key)} characters, expected 8 to 63 in ASCII, or none"
+        )

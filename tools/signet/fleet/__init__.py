@@ -1,0 +1,1 @@
+"""`signet fleet`: the servers of a fleet, and a session with its broker."""

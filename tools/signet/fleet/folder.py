@@ -1,0 +1,32 @@
+"""The folder of a fleet's servers: what lies in it, and where they listen.
+
+DIR/images/<model>/<version>.img  what the image server gives out
+DIR/images.log                    one line of JSON a request
+DIR/broker/                       mosquitto's configuration, access list and database
+DIR/broker.log                    mosquitto's log
+DIR/fleet.json                    addresses, while the servers run
+DIR/lock                          held by mosquitto: a second one, or one left over, is noticed
+"""
+
+import json
+from pathlib import Path
+
+from signet import files
+from signet.errors import SignetError
+
+STATE_NAME = "fleet.json"
+# What a model and a version look like in a path: no separator, no leading dot, never empty.
+SEGMENT = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
+
+
+def running_address(folder: Path, server: str) -> str:
+    """Where a server of a fleet folder listens, "host:port"; SignetError if none runs there.
+
+    server: "broker", "images" or "ntp".
+    """
+    state = folder / STATE_NAME
+    if not state.exists():
+        raise SignetError(
+            f"{folder}: no servers run on this folder", f"signet fleet serve {folder}"
+        )
+    return str(json.loads(files.read_file(state, "addresses"))[server])

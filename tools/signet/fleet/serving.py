@@ -1,0 +1,143 @@
+"""The servers that a fleet talks to: mosquitto, image server and time server, on one folder.
+
+Every client has to show a certificate that chains to the fleet's root CA; its common name is its
+identity, and the access list goes by that. Revoked certificates are not looked for yet.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from signet import files
+from signet.errors import SignetError
+from signet.fleet.broker import Broker
+from signet.fleet.folder import STATE_NAME
+from signet.fleet.image_server import ImageServer, server_context
+from signet.fleet.time_server import TimeServer
+
+LOOPBACK = "127.0.0.1"
+
+_START_S = 10
+_STOP_S = 10
+
+
+class Fleet:
+    """Broker, image server and time server on one folder, in this process's background.
+
+    Ports given as 0 are chosen once, at the first start, and kept: boards have them burned in.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pki: Path,
+        bind: str = LOOPBACK,
+        broker_port: int = 0,
+        images_port: int = 0,
+        ntp_port: int = 0,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ):
+        """folder: made if it is missing. pki: what `pki init` made. clock_ns: what the time server
+        tells, Unix time in nanoseconds."""
+        self.folder = folder
+        self.images_port = images_port
+        self.ntp_port = ntp_port
+        self.broker = Broker(folder, pki, bind, broker_port)
+        self._pki = pki
+        self._bind = bind
+        self._images = folder / "images"
+        self._clock_ns = clock_ns
+        self._background: _Background | None = None
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where clients on this machine reach broker, images and ntp: "host:port" each."""
+        host = "localhost" if self._bind in ("0.0.0.0", "::") else self._bind
+        host = f"[{host}]" if ":" in host else host
+        ports = {"broker": self.broker.port, "images": self.images_port, "ntp": self.ntp_port}
+        return {name: f"{host}:{port}" for name, port in ports.items()}
+
+    def start(self) -> None:
+        """Start all three; SignetError if one does not start, and then none runs."""
+        try:
+            self._images.mkdir(parents=True, exist_ok=True)
+            context = server_context(self._pki)
+        except OSError as error:
+            raise SignetError(
+                f"cannot serve {self.folder} with the certificates in {self._pki}: {error}",
+                "signet pki init makes root-ca.pem, server.pem and server.key",
+            ) from error
+        self.broker.port = self.broker.port or _free_port(self._bind)
+        self.broker.start()
+        self._background = _Background(
+            ImageServer(self._images, self.folder / "images.log", context),
+            TimeServer(self._clock_ns),
+        )
+        try:
+            self.images_port, self.ntp_port = self._background.start(
+                self._bind, self.images_port, self.ntp_port
+            )
+        except OSError as error:
+            self.stop()
+            raise SignetError(f"image or time server on {self._bind}: {error}") from error
+        state = {"pid": os.getpid(), **self.addresses}
+        files.replace_file(self.folder / STATE_NAME, json.dumps(state).encode() + b"\n")
+
+    def stop(self) -> None:
+        """Stop all three; what they keep is on the disk."""
+        (self.folder / STATE_NAME).unlink(missing_ok=True)
+        if self._background is not None:
+            self._background.stop()
+            self._background = None
+        self.broker.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _Background:
+    """Image and time server on an event loop of their own, in a thread."""
+
+    def __init__(self, images: ImageServer, ntp: TimeServer):
+        self._images = images
+        self._ntp = ntp
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+
+    def start(self, bind: str, images_port: int, ntp_port: int) -> tuple[int, int]:
+        """Listen; returns both ports. Raises OSError; `stop` has to be called after it, too."""
+
+        async def listen() -> tuple[int, int]:
+            return (
+                await self._images.start(bind, images_port),
+                await self._ntp.start(bind, ntp_port),
+            )
+
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(listen(), self._loop).result(_START_S)
+
+    def stop(self) -> None:
+        """Close ports and connections, and end the thread."""
+        self._loop.call_soon_threadsafe(self._ntp.stop)
+        asyncio.run_coroutine_threadsafe(self._images.stop(), self._loop).result(_STOP_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _free_port(bind: str) -> int:
+    """A TCP port that is free now; should it be taken before mosquitto has it, that one says so."""
+    with socket.create_server(
+        (bind, 0), family=socket.AF_INET6 if ":" in bind else socket.AF_INET
+    ) as server:
+        return int(server.getsockname()[1])

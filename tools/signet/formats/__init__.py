@@ -1,0 +1,1 @@
+"""The formats that several groups read and write: flash, images, file systems, signatures."""

@@ -1,0 +1,1 @@
+"""`signet image`: slot images, built, signed, verified and described."""

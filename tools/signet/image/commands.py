@@ -1,0 +1,155 @@
+"""The commands `signet image`: they parse, call and print."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from signet import files
+from signet.errors import refusals_about
+from signet.formats import signing
+from signet.formats.documents import utc
+from signet.image import slot_image
+from signet.options import FILE, JSON, SOURCE, U32
+from trust.identity import PROFILES
+from trust.image import Descriptor
+
+
+@click.group("image")
+def group() -> None:
+    """Slot images: the firmware that devices run and update."""
+
+
+def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[int, int, int]:
+    parts = text.split(".")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r}, expected major.minor.patch")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+@group.command("build")
+@click.option("--version", required=True, help="Version, up to 31 characters: 1.0.0")
+@click.option("--model", required=True, help="Device model: a-z, 0-9 and '-'.")
+@click.option(
+    "--counter",
+    type=U32,
+    required=True,
+    help="Security counter: devices never go back below the one they confirmed.",
+)
+@click.option(
+    "--min-platform",
+    default=".".join(map(str, slot_image.DEFAULT_PLATFORM)),
+    show_default=True,
+    callback=_parse_platform,
+    help="Oldest MicroPython that can run it.",
+)
+@click.option("--profile", type=click.Choice(PROFILES), default=slot_image.DEFAULT_PROFILE,
+              show_default=True, help="dev: with debug output, for dev boards only.")  # fmt: skip
+@click.option(
+    "--build-time",
+    type=U32,
+    envvar="SOURCE_DATE_EPOCH",
+    show_envvar=True,
+    help="Unix seconds. Default: now.",
+)
+@SOURCE
+@click.option("--app", type=FILE, help="A file that takes the place of firmware/app.py.")
+@click.option("-o", "--output", type=FILE, required=True, help="The unsigned image.")
+def image_build(
+    version: str,
+    model: str,
+    counter: int,
+    min_platform: tuple[int, int, int],
+    profile: str,
+    build_time: int | None,
+    source: Path,
+    app: Path | None,
+    output: Path,
+) -> None:
+    """Build an unsigned slot image from firmware/ and lib/.
+
+    Only .py files are packed; firmware/board and lib/trust stay out. The same source, options and
+    build time give the same bytes.
+    """
+    now = int(time.time())
+    release = slot_image.Release(
+        version, model, counter, min_platform, now if build_time is None else build_time, profile
+    )
+    content = slot_image.build_image(release, source, app)
+    files.replace_file(output, content)
+    click.echo(
+        f"{output}: {version} for {model}, {profile}, counter {counter}, {len(content)} bytes, "
+        "unsigned"
+    )
+
+
+@group.command("sign")
+@click.argument("unsigned", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Release key, PEM (RSA-3072).")
+@click.option("-o", "--output", type=FILE, required=True, help="The signed image.")
+def image_sign(unsigned: Path, key: Path, output: Path) -> None:
+    """Sign an image with espsecure, and verify the result with espsecure and as a device does."""
+    with refusals_about(unsigned):
+        content = slot_image.sign_image(files.read_file(unsigned, "image"), key)
+    files.replace_file(output, content)
+    click.echo(f"{output}: signed by key {signing.key_digest(key).hex()}, {len(content)} bytes")
+
+
+@group.command("verify")
+@click.argument("signed", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Release key, public or private, PEM.")
+@click.option("--model", help="Refuse images for another model.")
+@JSON
+def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> None:
+    """Verify an image as a device does before every boot."""
+    with refusals_about(signed):
+        descriptor = slot_image.verify_image(
+            files.read_file(signed, "image"), [signing.key_digest(key)], model
+        )
+    if as_json:
+        click.echo(json.dumps(_describe(descriptor)))
+    else:
+        click.echo(
+            f"{signed}: verified: {descriptor.version} for {descriptor.model}, "
+            f"{PROFILES[descriptor.profile]}, counter {descriptor.counter}"
+        )
+
+
+@group.command("inspect")
+@click.argument("path", metavar="IMAGE", type=FILE)
+@JSON
+def image_inspect(path: Path, as_json: bool) -> None:
+    """Show what an image says and holds, signed or not, and what is wrong with it.
+
+    It trusts no key: "verify" tells who signed it. What is wrong is printed and exits with 0; only
+    a file that is no image at all is refused.
+    """
+    with refusals_about(path):
+        report = slot_image.inspect_image(files.read_file(path, "image"))
+    signer = report.key_digest.hex() if report.key_digest else None
+    if as_json:
+        facts = {"bytes": report.length, "files": report.files, "key_digest": signer}
+        click.echo(json.dumps(_describe(report.descriptor) | facts | {"problems": report.problems}))
+        return
+    built = utc(report.descriptor.build_time)
+    rows = [*_describe(report.descriptor).items(), ("built", built)]
+    rows += [("bytes", report.length), ("key_digest", signer or "none: not signed")]
+    rows += [("file", f"{size:>7}  {name}") for name, size in report.files.items()]
+    rows += [("problem", problem) for problem in report.problems]
+    for name, value in rows:
+        click.echo(f"{name:<14} {value}")
+
+
+def _describe(descriptor: Descriptor) -> dict[str, Any]:
+    platform = descriptor.platform
+    return {
+        "version": descriptor.version,
+        "model": descriptor.model,
+        "profile": PROFILES[descriptor.profile],
+        "counter": descriptor.counter,
+        "platform": f"{platform >> 16}.{platform >> 8 & 0xFF}.{platform & 0xFF}",
+        "build_time": descriptor.build_time,
+        "payload_bytes": descriptor.payload_len,
+    }

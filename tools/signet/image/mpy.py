@@ -1,0 +1,71 @@
+"""Python files of a source folder, and what mpy-cross makes of them.
+
+Debug code follows on `if _DEBUG:` (docs/design.md, "Profiles"); it is switched here.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from signet.errors import SignetError
+from signet.run import ProgramError, run_program
+
+_OPTIMISATION = "-O3"  # no line numbers in tracebacks, and 6 % smaller; there are no asserts
+_DEBUG_SWITCH = b"_DEBUG = const(False)"
+_DEBUG_NAME = re.compile(rb"\b_DEBUG\b")
+
+
+def python_files(source: Path, folders: Iterable[str]) -> dict[str, Path]:
+    """All .py files below some folders of a source folder, by their path in it."""
+    return {
+        path.relative_to(source).as_posix(): path
+        for folder in folders
+        for path in sorted((source / folder).rglob("*.py"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def compile_sources(sources: dict[str, Path], debug: bool = False) -> dict[str, bytes]:
+    """Compile each file with mpy-cross: {"a/b.py": path} gives {"a/b.mpy": code}.
+
+    The module's name, not its path, ends up in the code and in tracebacks: a board holds that name
+    in memory anyway. debug: with `_DEBUG` true; else mpy-cross leaves out what depends on it.
+    """
+    compiled = {}
+    with tempfile.TemporaryDirectory(prefix="signet-") as folder:
+        debug_source, output = Path(folder, "in.py"), Path(folder, "out.mpy")
+        for name, path in sorted(sources.items()):
+            if not path.is_file():
+                raise SignetError(f"{path}: no such file")
+            text = path.read_bytes()
+            _check_debug_switch(path, text)
+            debug_source.write_bytes(text.replace(_DEBUG_SWITCH, b"_DEBUG = const(True)"))
+            compiler_input = debug_source if debug else path
+            try:
+                run_program(
+                    "mpy-cross", _OPTIMISATION, "-s", _module(name), "-o", output, "--",
+                    compiler_input,
+                )  # fmt: skip
+            except ProgramError as error:
+                raise SignetError(f"{path}: does not compile: {error}") from error
+            compiled[name.removesuffix(".py") + ".mpy"] = output.read_bytes()
+    return compiled
+
+
+def _check_debug_switch(path: Path, text: bytes) -> None:
+    """Raise SignetError unless `_DEBUG` is only ever used as the build can switch it."""
+    switched = False
+    for line in filter(_DEBUG_NAME.search, text.splitlines()):
+        switched = switched or line == _DEBUG_SWITCH
+        if not switched or (line != _DEBUG_SWITCH and line.strip() != b"if _DEBUG:"):
+            raise SignetError(
+                f"{path}: {line.decode(errors='replace').strip()!r}: debug code is switched by "
+                f"the line {_DEBUG_SWITCH.decode()!r}, and follows on 'if _DEBUG:'"
+            )
+
+
+def _module(name: str) -> str:
+    """The name by which a board imports a file."""
+    name = name.removeprefix("lib/").removesuffix(".py").removesuffix("/__init__")
+    return name.replace("/", ".")

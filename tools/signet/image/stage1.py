@@ -1,0 +1,18 @@
+"""Stage 1 as it lies on `vfs`: boot.py, main.py, and lib/trust compiled."""
+
+from pathlib import Path
+
+from signet import files
+from signet.errors import SignetError
+from signet.image import mpy
+
+
+def compile_stage1(source: Path) -> dict[str, bytes]:
+    """Path on `vfs` and content of each file. source: the project folder."""
+    library = mpy.python_files(source, ("lib/trust",))
+    if not library:
+        raise SignetError(f"{source}/lib/trust: no Python files")
+    contents = mpy.compile_sources(library)
+    for name in ("boot.py", "main.py"):
+        contents[name] = files.read_file(source / name, "stage 1 file")
+    return contents

@@ -1,0 +1,1 @@
+"""`signet pki`: keys and certificates of a fleet and its devices."""

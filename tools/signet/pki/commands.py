@@ -1,0 +1,32 @@
+"""The commands `signet pki`."""
+
+from pathlib import Path
+
+import click
+
+from signet.options import FOLDER
+from signet.pki import authority
+
+
+@click.group("pki")
+def group() -> None:
+    """A fleet's keys and certificates."""
+
+
+@group.command("init")
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    required=True,
+    help="DNS name or IP address of broker and image server; may be repeated.",
+)
+def pki_init(folder: Path, hosts: tuple[str, ...]) -> None:
+    """Make FOLDER with the keys and certificates of a new fleet.
+
+    Private keys have mode 0600. Nothing is ever overwritten: FOLDER must not exist or be empty.
+    """
+    authority.init_pki(folder, list(hosts))
+    for path in sorted(folder.iterdir()):
+        click.echo(path)

@@ -1,0 +1,18 @@
+"""What the names in certificates look like: of devices, hosts, and the operator."""
+
+import re
+
+from signet.errors import SignetError
+
+OPERATOR_NAME = "operator:demo"  # ':' keeps it apart from every device id
+DEVICE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+                        r"(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")  # fmt: skip
+
+
+def check_device_id(device_id: str) -> None:
+    """Raise SignetError unless the id has the form that topics, CN and file names rely on."""
+    if not DEVICE_ID.fullmatch(device_id):
+        raise SignetError(
+            f"device id {device_id!r}, expected 1 to 31 of a-z, 0-9 and '-', not starting with '-'"
+        )

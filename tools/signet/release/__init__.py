@@ -1,0 +1,1 @@
+"""`signet release`: what is sent to devices: orders to install, and tokens for their console."""
