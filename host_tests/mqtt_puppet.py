@@ -266,6 +266,25 @@ class Puppet(Base):
         self.client.start()
         self._run_loop()
 
+    async def begin_and_close(self, turns):
+        """Close after so many turns of asyncio."""
+        self.client.start()
+        for _ in range(turns):
+            await asyncio.sleep_ms(0)
+        await self.client.close()
+
+    async def begin_and_close_late(self):
+        """Close in the turn in which the time for connecting is over; returns whether it was."""
+        timeout_s, self.client.timeout_s = self.client.timeout_s, 0.3
+        began = time.ticks_ms()
+        self.client.start()
+        await self.settle()
+        is_early = time.ticks_diff(time.ticks_ms(), began) < 300
+        time.sleep_ms(300)
+        await self.client.close()
+        self.client.timeout_s = timeout_s
+        return is_early
+
     def listen(self):
         self._run_loop()
 

@@ -348,6 +348,27 @@ def test_close_while_connecting(false_broker, puppet):
     connected(client, false_broker)
 
 
+def test_close_at_every_moment_of_connecting(false_broker, puppet):
+    """A connection that comes in the same turn is closed, too."""
+    client = puppet(false_broker.where)
+    before = client.state()
+    for turns in range(40):
+        client.call("begin_and_close", turns)
+        assert client.state()["files"] == before["files"], turns
+        false_broker.drop_waiting()
+
+
+def test_close_as_the_time_is_over(false_broker, puppet):
+    """Two reasons to end an attempt in one turn: it is closed, and does not pause before it is."""
+    client = puppet(false_broker.where)
+    before = client.state()
+    while not client.call("begin_and_close_late"):
+        client.news("change")  # the machine was busy: there was a pause by then
+    assert client.news("change") == []
+    assert client.state()["files"] == before["files"]
+    connected(client, false_broker)
+
+
 def test_close_while_tcp_connects(puppet):
     """A peer whose queue is full answers nothing at all."""
     with (

@@ -54,10 +54,25 @@ async def open_stream(host, port, context, timeout_s=30):
     host: what the server's certificate must be for, DNS name or IP address.
     Raises TLSError, and OSError for what happens below TLS.
     """
+    task = asyncio.current_task()
+    late = False
+
+    async def give_up():
+        nonlocal late
+        await asyncio.sleep(timeout_s)
+        late = True
+        task.cancel()
+
+    # Not `asyncio.wait_for`: if we are cancelled as it is done, it loses an open stream.
+    timer = asyncio.create_task(give_up())
     try:
-        stream = await asyncio.wait_for(_open(host, port, context), timeout_s)
-    except asyncio.TimeoutError:
-        raise TLSError("no TLS connection to %s:%d within %d s" % (host, port, timeout_s))
+        stream = await _open(host, port, context)
+    except asyncio.CancelledError:
+        if late:
+            raise TLSError("no TLS connection to %s:%d within %d s" % (host, port, timeout_s))
+        raise
+    finally:
+        timer.cancel()
     return stream, stream
 
 

@@ -195,7 +195,7 @@ class Client:
 
     async def _supervise(self, tries):
         """The task that owns reconnection, and receives while there is a connection."""
-        while True:
+        while self._task is asyncio.current_task():  # a cancellation may come as a time-out does
             link = self._link
             if not self.error:
                 up = ticks_ms()

@@ -27,11 +27,30 @@ class MQTTTimeoutError(MQTTConnectionError):
 
 
 async def within(timeout_s, coroutine, text):
-    """The result of a coroutine; MQTTTimeoutError, with `text` in it, if it takes longer."""
+    """The result of a coroutine; MQTTTimeoutError, with `text` in it, if it takes longer.
+
+    It runs in the caller's task.  `asyncio.wait_for` runs it in another, and if the caller is
+    cancelled when that is done, loses either its result, an open stream perhaps, or the
+    cancellation.
+    """
+    task = asyncio.current_task()
+    late = False
+
+    async def give_up():
+        nonlocal late
+        await asyncio.sleep(timeout_s)
+        late = True
+        task.cancel()
+
+    timer = asyncio.create_task(give_up())
     try:
-        return await asyncio.wait_for(coroutine, timeout_s)
-    except asyncio.TimeoutError:
-        raise MQTTTimeoutError("%s within %d s" % (text, timeout_s))
+        return await coroutine
+    except asyncio.CancelledError:
+        if late:
+            raise MQTTTimeoutError("%s within %d s" % (text, timeout_s))
+        raise
+    finally:
+        timer.cancel()
 
 
 class Link:
