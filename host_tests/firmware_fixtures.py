@@ -1,0 +1,59 @@
+"""Fixtures for the tests of the firmware.
+
+A plugin: `pytest_plugins = ["host_tests.firmware_fixtures"]`.
+"""
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from host_tests.played import Load, Machine, Ticks
+
+
+@pytest.fixture
+def ticks() -> Ticks:
+    return Ticks()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def load(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, ticks: Ticks, tmp_path: Path
+) -> Iterator[Load]:
+    """Import a module of the firmware with played time, `machine`, and files in `tmp_path`."""
+
+    def load(name: str) -> ModuleType:
+        module = importlib.import_module("firmware." + name)
+        if hasattr(module, "time"):
+            monkeypatch.setattr(module, "time", ticks)
+        if hasattr(module, "asyncio"):
+            played = SimpleNamespace(
+                create_task=asyncio.create_task, sleep=ticks.sleep, sleep_ms=ticks.sleep_ms
+            )
+            monkeypatch.setattr(module, "asyncio", played)
+        for attribute in ("_PATH", "_CONFIG_PATH"):
+            if hasattr(module, attribute):
+                path = str(tmp_path) + getattr(module, attribute)
+                monkeypatch.setattr(module, attribute, path)
+        return module
+
+    before = {name for name in sys.modules if name.startswith("firmware")}
+    micropython = ModuleType("micropython")
+    monkeypatch.setattr(micropython, "const", lambda value: value, raising=False)
+    monkeypatch.setitem(sys.modules, "micropython", micropython)
+    monkeypatch.setitem(sys.modules, "machine", machine)
+    yield load
+    for name in [name for name in sys.modules if name.startswith("firmware.")]:
+        if name not in before:
+            parent, _, child = name.rpartition(".")
+            delattr(sys.modules[parent], child)
+            del sys.modules[name]
