@@ -1,6 +1,7 @@
 """Fixtures for the tests of the firmware.
 
-A plugin: `pytest_plugins = ["host_tests.firmware_fixtures"]`.
+A plugin: `pytest_plugins = ["host_tests.firmware_fixtures"]`. `world` needs the tools' and the
+fleet's, too.
 """
 
 import asyncio
@@ -13,6 +14,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from host_tests.played import Load, Machine, Ticks
+from host_tests.proxy import Proxy
+from host_tests.world import World
+from signet.fleet import Fleet
+from signet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 
 
 @pytest.fixture
@@ -57,3 +62,18 @@ def load(
             parent, _, child = name.rpartition(".")
             delattr(sys.modules[parent], child)
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    targets = {"broker": fleet.broker.port, "images": fleet.images_port}
+    with (
+        Proxy(targets) as proxy,
+        OperatorSession(keys, fleet.addresses["broker"], EVERYTHING_DEVICES_SAY) as operator,
+    ):
+        world = World(folder, keys, fleet, proxy, operator)
+        with world.board as board:
+            board.power_on(record_flash=True)
+            world.wait_for_state(0, version="1.0.0", status="confirmed")
+            yield world
