@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the firmware.
+"""Fixtures for the tests of the firmware: played time, a hasty updater, a world around a board.
 
 A plugin: `pytest_plugins = ["host_tests.firmware_fixtures"]`. `world` needs the tools' and the
 fleet's, too.
@@ -6,13 +6,19 @@ fleet's, too.
 
 import asyncio
 import importlib
+import json
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from host_tests.image_server import STALL_S, Result
 from host_tests.played import Load, Machine, Ticks
 from host_tests.proxy import Proxy
 from host_tests.world import World
@@ -77,3 +83,44 @@ def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
             board.power_on(record_flash=True)
             world.wait_for_state(0, version="1.0.0", status="confirmed")
             yield world
+
+
+# No pauses between attempts, and short patience: everything else is as on a board.
+WAITS: dict[str, dict[str, float]] = {
+    "download.py": {"_STALL_S": STALL_S},
+    "updater.py": {"_BACKOFF_S": 0},
+}
+
+
+@pytest.fixture(scope="session")
+def firmware(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the firmware that waits less: const() cannot be patched."""
+    folder = tmp_path_factory.mktemp("patient")
+    shutil.copytree(repo / "firmware", folder / "firmware")
+    for name, values in WAITS.items():
+        path = folder / "firmware" / name
+        text = path.read_text()
+        for constant, value in values.items():
+            text, count = re.subn(rf"(?m)^{constant} = .*$", f"{constant} = {value}", text)
+            assert count == 1, constant
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def update(repo: Path, firmware: Path, micropython: Path) -> Callable[..., Result]:
+    """Run the board's updater against a port, with an order by its name in vectors.py."""
+
+    def run(port: int, order: str = "good", restarts: int = 0) -> Result:
+        started = time.monotonic()
+        done = subprocess.run(
+            [micropython, "-X", "heapsize=128wK", repo / "host_tests/pure/update_client.py",
+             repo, firmware, str(port), order, str(restarts)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = Result(**json.loads(done.stdout.splitlines()[-1]))
+        result.took_s = time.monotonic() - started
+        return result
+
+    return run

@@ -14,7 +14,7 @@ from host_tests.burn_bench import MAC, NAMES, OFFSETS, Bench, blank_chip
 from host_tests.tool_helpers import mode, run_program, snapshot
 from signet.sealing.efuse_plan import CHIPS
 
-pytest_plugins = ["host_tests.tool_fixtures", "host_tests.burn_fixtures"]
+pytest_plugins = ["host_tests.tool_fixtures", "host_tests.provisioning_fixtures"]
 
 EXPECTED = {
     "esp32": {

@@ -10,7 +10,7 @@ from host_tests.burn_bench import MAC, NAMES, OFFSETS, Bench, blank_chip, flash_
 from host_tests.tool_helpers import Signet, run_program, snapshot
 from signet import flash
 
-pytest_plugins = ["host_tests.tool_fixtures", "host_tests.burn_fixtures"]
+pytest_plugins = ["host_tests.tool_fixtures", "host_tests.provisioning_fixtures"]
 
 
 @pytest.mark.parametrize("chip", NAMES)

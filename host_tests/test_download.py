@@ -22,7 +22,7 @@ from host_tests.image_server import (
     image,
 )
 
-pytest_plugins = ["host_tests.download_fixtures"]
+pytest_plugins = ["host_tests.firmware_fixtures"]
 pytestmark = pytest.mark.usefixtures("vectors")
 
 
