@@ -33,7 +33,7 @@ def compiled() -> str:
     lib = Path(os.environ.get("SIGNET_MQTT_LIB", REPO / "lib"))
     sources = {path: path.relative_to(lib) for path in lib.glob("mqtt/*.py")}
     sources[REPO / "lib/mtls.py"] = Path("mtls.py")
-    for name in ("mqtt_puppet.py", "mqtt_cut.py"):
+    for name in ("mqtt_puppet.py", "mqtt_puppet_base.py", "mqtt_cut.py"):
         sources[REPO / "host_tests" / name] = Path(name)
     for path, module in sources.items():
         target = folder.name / module.with_suffix(".mpy")
