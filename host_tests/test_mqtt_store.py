@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from host_tests.mqtt_broker import TIMEOUT_S, Observer
 from host_tests.mqtt_cut import STATUS
 from host_tests.mqtt_false import (
     PUBACK,
@@ -20,7 +21,7 @@ from host_tests.mqtt_false import (
     FalseLink,
     connected,
 )
-from host_tests.mqtt_support import TIMEOUT_S, Observer, Puppet, RemoteError
+from host_tests.mqtt_support import Puppet, RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 
