@@ -1,11 +1,11 @@
 """A virtual chip of espefuse's, with plan, key and flash: what the tests of burning share."""
 
 import json
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from host_tests.esp_images import make_image
 from host_tests.tool_helpers import REPO, Signet, run_program
 from signet.device.sealing.efuse_plan import CHIPS
 from signet.formats import flash, signing
@@ -101,17 +101,9 @@ def blank_chip(path: Path, chip: str, revision: bool = True, mac: str = MAC) -> 
 
 
 def app_image(chip: str, text: bytes) -> bytes:
-    """An image with one segment, as ESP-IDF's "App Image Format" has it."""
-    data = text.ljust(5000, b".")
-    header = bytearray(24)
-    header[0:4] = 0xE9, 1, 2, 0x20
-    header[4:8] = (0x40080000).to_bytes(4, "little")
-    header[12:14] = IMAGE_IDS[chip].to_bytes(2, "little")
-    body = bytes(header) + struct.pack("<II", 0x40080000, len(data)) + data
-    checksum = 0xEF
-    for byte in data:
-        checksum ^= byte
-    return body + bytes(15 - len(body) % 16) + bytes([checksum])
+    """An image with one segment."""
+    segments = [(0x40080000, text.ljust(5000, b"."))]
+    return make_image(segments, chip=IMAGE_IDS[chip], hashed=False)
 
 
 def flash_image(chip: str, key: Path, other: Path | None = None, table: str = "sealed") -> bytes:
