@@ -6,7 +6,7 @@ FLASH_MB ?= 4
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo flash console deploy qemu test check lint types bench bench-mqtt \
+.PHONY: help setup demo flash console deploy qemu test test-quick check lint types bench bench-mqtt \
 	bench-provision brokers fuzz firmware fmt lock clean
 
 # The device that `make demo HOST=…` makes, and the flash of a real board that is made from it.
@@ -40,7 +40,10 @@ qemu: setup ## start the flash of a real board in an ESP32 emulator: FLASH=… [
 	$(BIN)/signet board emulate $(FLASH) --port $(or $(CONSOLE_PORT),5555)
 
 test: setup ## run all tests, under CPython and under MicroPython
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist worksteal
+
+test-quick: setup ## run some tests of every part, in 90 seconds: all pure ones, of each other file the first
+	$(BIN)/pytest -n auto --dist loadfile --quick=1
 
 check: lint types test ## what CI runs: lint, types and tests
 

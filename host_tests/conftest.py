@@ -4,7 +4,7 @@ import os
 import platform
 import signal
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,45 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set here for the interpreters that tests start, too. The file is there once a test runs.
 os.environ["SIGNET_VECTORS"] = str(VECTORS)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: two for each processor, as many tests wait for a clock or a process."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+# `make test-quick`. There is no list of quick tests to keep: a file begins with what matters most,
+# and of every file some tests run, whatever the machine.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        type=float,
+        metavar="SECONDS",
+        help="all pure tests; of every other file the first tests, each with its first parameters, "
+        "until they have taken so long; none that is marked slow",
+    )
+
+
+_spent_s: defaultdict[str, float] = defaultdict(float)  # by file, on this worker
+_started: set[str] = set()  # tests, without their parameters
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _spent_s[report.nodeid.partition("::")[0]] += report.duration
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit_s = item.config.getoption("quick")
+    path, name = item.nodeid.partition("[")[0].split("::")
+    if limit_s is None or PURE in item.path.parents or name == "test_on_micropython":
+        return
+    begun = f"{path}::{name}" in _started
+    if begun or _spent_s[path] >= limit_s or item.get_closest_marker("slow"):
+        pytest.skip("left out by --quick")
+    _started.add(f"{path}::{name}")
 
 
 def find_program(name: str) -> Path:

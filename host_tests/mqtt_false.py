@@ -1,8 +1,12 @@
 """A scripted, hostile MQTT broker.  It makes and takes apart packets by hand, byte by byte."""
 
+import fcntl
+import select
 import socket
 import ssl
 import struct
+import termios
+import time
 from typing import Any, NamedTuple, Self
 
 from host_tests.mqtt_broker import LOOPBACK, TIMEOUT_S, tls_address
@@ -129,32 +133,34 @@ class FalseBroker:
         """Listen at this port instead."""
         self._listener.close()
         self._listener = socket.create_server((LOOPBACK, port))
+        self._listener.settimeout(TIMEOUT_S)
 
     def shrink(self) -> None:
         """Let clients from now on have no more than some kilobytes on their way."""
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.where["send_buffer"] = 4096
 
-    def accept(self, handshake: bool = True, timeout_s: float = TIMEOUT_S) -> "FalseLink":
+    def accept(self, handshake: bool = True) -> "FalseLink":
         """The next connection; over TLS, after the handshake or without one."""
-        self._listener.settimeout(timeout_s)
         connection = self._listener.accept()[0]
         if self._context and handshake:
             connection = self._context.wrap_socket(connection, server_side=True)
         self._links.append(FalseLink(connection, self.wire))
         return self._links[-1]
 
-    def is_left_alone(self, seconds: float) -> bool:
-        """Whether nobody connects for so long."""
-        try:
-            self.accept(handshake=False, timeout_s=seconds)
-        except (TimeoutError, BlockingIOError):
-            return True
-        return False
+    def is_left_alone(self, client: Puppet) -> bool:
+        """Whether nobody connects, now that the client's next pause would be over."""
+        client.call("pass_time", 1)
+        return not self.has_waiting()
+
+    def has_waiting(self, timeout_s: float = 0) -> bool:
+        """Whether somebody connects, or has connected."""
+        return bool(select.select([self._listener], [], [], timeout_s)[0])
 
     def drop_waiting(self) -> None:
         """Close the connections that nobody has accepted: their clients may be gone already."""
-        while not self.is_left_alone(0):
+        while self.has_waiting():
+            self.accept(handshake=False)
             self._links.pop().close()
 
     def welcome(self, session_present: bool = False, properties: bytes = b"") -> "FalseLink":
@@ -224,16 +230,24 @@ class FalseLink:
             data += self.socket.recv(length - len(data)) or _raise_end()
         return data
 
-    def is_silent(self, seconds: float) -> bool:
-        """Whether nothing comes for so long."""
-        self.socket.settimeout(seconds)
-        try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
-            return True
-        finally:
-            self.socket.settimeout(TIMEOUT_S)
-        return False
+    def is_silent(self, client: Puppet) -> bool:
+        """Whether nothing has come, now that the client has done all that it can.
+
+        What it is sent, it has read: TCP says that it arrived, and `settle` reads. What it sends
+        comes before the mark that it is told to send.
+        """
+        end = time.monotonic() + TIMEOUT_S
+        while _unacknowledged(self.socket) and time.monotonic() < end:
+            time.sleep(0.001)
+        client.call("settle")
+        if client.call("post", "mark", "") is not True:
+            raise RuntimeError("the client is not connected, or its network is full")
+        found = self.next()
+        return (found.kind, found.payload) == (PUBLISH, b"") and found.text in ("mark", "")
+
+    def has_data(self) -> bool:
+        """Whether something is there to be read, without TLS."""
+        return bool(select.select([self.socket], [], [], 0)[0])
 
     def close(self) -> None:
         self.socket.close()
@@ -243,6 +257,11 @@ class FalseLink:
         linger_for_0_s = struct.pack("ii", 1, 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_0_s)
         self.close()
+
+
+def _unacknowledged(connection: socket.socket) -> int:
+    """How many bytes are on their way to the other end's TCP."""
+    return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def _raise_end() -> bytes:

@@ -49,6 +49,7 @@ class Puppet(Base):
     def __init__(self, where, options):
         self._answers = []  # for each message: what is done before the next one is asked for
         self._go = asyncio.Event()
+        self._ahead_ms = 0
         self._piece = bytearray(1024)
         super().__init__(where, options)
 
@@ -101,7 +102,7 @@ class Puppet(Base):
                 if not got or how == "part":
                     break
                 if how == "slow":
-                    await asyncio.sleep_ms(200)
+                    await asyncio.sleep(2)
             digest = binascii.hexlify(digest.digest()).decode()
             payload = {"length": length, "sha256": digest, "announced": message.length}
         return as_json((message.topic, payload, message.qos, message.retain, message.properties))
@@ -223,6 +224,24 @@ class Puppet(Base):
             return prefix.encode() + bytes(message.payload)
 
         return rpc.serve(self.router, topic_filter, handler, qos)
+
+    # Time
+
+    async def pass_time(self, seconds):
+        """Have the clock that the client and asyncio go by jump ahead, and what is due happen."""
+        self._ahead_ms += int(seconds * 1000)
+        sys.modules["asyncio.core"].ticks = self._ticks_ms
+        for name in ("client", "full", "large", "link"):
+            __import__("mqtt." + name, None, None, ("ticks_ms",)).ticks_ms = self._ticks_ms
+        await self.settle()
+
+    def _ticks_ms(self):
+        return time.ticks_add(time.ticks_ms(), self._ahead_ms)
+
+    async def settle(self):
+        """Return when every task has done what it can, with all that the network has brought."""
+        for _ in range(20):  # asyncio asks the network before each turn
+            await asyncio.sleep_ms(0)
 
     # Looking inside
 

@@ -41,9 +41,10 @@ class ServerSession:
             if raw:
                 with contextlib.suppress(OSError):  # its power is off
                     self._handle(link, raw)
-            elif client.is_over():
-                return
-            else:  # that was a connection of the process before
+            else:  # that was a connection of the process before, or the last one of this one
+                while not self._broker.has_waiting(0.02):
+                    if client.is_over():
+                        return
                 link = self._broker.welcome(self.exists)
 
     def serve_until_idle(self, client: Puppet, *payloads: bytes) -> None:

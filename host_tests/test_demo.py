@@ -83,6 +83,7 @@ def demo(monkeypatch):
     return play
 
 
+@pytest.mark.slow
 def test_the_demo_holds(tmp_path):
     """All of it, as a person without a terminal gets it."""
     folder = tmp_path / "demo"
@@ -135,6 +136,7 @@ def test_a_second_demo_in_the_folder_waits_its_turn(tmp_path):
     assert f"a demo runs there already, process {first.pid}" in stderr
 
 
+@pytest.mark.slow
 def test_a_host_is_named_by_certificate_and_record(demo, tmp_path, capsys):
     """The first three steps with --host, which is for a real board or an emulator."""
     from demo.stage import Stage

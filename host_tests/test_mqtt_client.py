@@ -56,7 +56,7 @@ def test_subscribe(broker, observer, puppet, version):
     assert client.message()[:4] == ("down/zero/z", "y", 0, False)
     client.call("unsubscribe", "down/+")
     observer.publish("down/a", "unseen")
-    assert client.heard("message") == 0
+    assert client.heard("message", by="other") == 0
     client.call("disconnect")
     assert client.wait_until_over() is None
 
@@ -110,16 +110,16 @@ def test_session_survives(broker, observer, puppet, version):
     assert client.payloads(3) == ["a", "b", "c"]
     client.call("disconnect")
     assert client.call("connect") is True
-    assert client.heard("message") == 0  # all were acknowledged
+    assert client.heard("message", by="other") == 0  # all were acknowledged
     client.call("disconnect")
 
 
 def test_idle_client_is_kept(broker, puppet, version):
     """mosquitto drops a client that is silent for 1.5 times keep-alive."""
-    client = puppet(broker.where, version, keepalive_s=1)
+    client = puppet(broker.where, version, keepalive_s=2)
     client.call("connect")
     client.wait_until_up()
-    time.sleep(3.2)
+    time.sleep(4.2)  # by mosquitto's clock
     assert client.news("change") == []
     assert client.state()["opens"] == [0]
 
@@ -153,12 +153,12 @@ def test_slow_loop_loses_nothing(broker, observer, puppet, version):
     for number in range(40):
         observer.publish("down/x", f"{number:0200}", 1 + number % 2)
     assert [int(payload) for payload in client.payloads(40)] == list(range(40))
-    assert client.heard("message") == 0
+    assert client.heard("message", by="other") == 0
     assert client.state()["dropped"] == 0
     assert "backlog full" in client.wait_until_lost()
     client.call("disconnect")
     client.call("connect")
-    assert client.heard("message") == 0
+    assert client.heard("message", by="other") == 0
 
 
 def test_slow_loop_drops_qos_0(broker, observer, puppet, version):
@@ -173,7 +173,8 @@ def test_slow_loop_drops_qos_0(broker, observer, puppet, version):
     observer.message()
     client.call("publish", "up/done", "", 1)  # whose acknowledgement comes after all of them
     client.call("go")
-    numbers = [int(news[2]) for news in client.news("message")] if client.heard("message") else []
+    client.call("settle")
+    numbers = [int(news[2]) for news in client.news("message")]
     dropped = client.state()["dropped"]
     assert dropped > 50
     assert 1 + len(numbers) + dropped == 100
@@ -197,10 +198,9 @@ def test_burst(broker, observer, puppet, version):
 def test_busy_client_lets_other_tasks_run(broker, puppet, version):
     client = puppet(broker.where, version)
     client.call("connect")
-    turns = client.state()["turns"]
-    start = time.monotonic()
+    turns, start_s = client.state()["turns"], client.cpu_s()
     client.call("publish_fast", "other/x", "y", 10000)
-    possible = (time.monotonic() - start) / 0.01
+    possible = (client.cpu_s() - start_s) / 0.01
     assert client.state()["turns"] - turns > possible / 4
 
 

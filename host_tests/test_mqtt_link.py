@@ -15,7 +15,7 @@ from host_tests.mqtt_false import (
     SUBSCRIBE,
     connected,
 )
-from host_tests.mqtt_support import Puppet, RemoteError
+from host_tests.mqtt_support import RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 
@@ -25,11 +25,10 @@ HEAP_SLACK = 8000  # bytes; what a puppet's own lists and strings may take
 def test_busy_broker_lets_other_tasks_run(false_tls_broker, puppet):
     client = puppet(false_tls_broker.where)
     link = connected(client, false_tls_broker)
-    turns = client.state()["turns"]
-    start = time.monotonic()
+    turns, start_s = client.state()["turns"], client.cpu_s()
     link.send(b"\xd0\x00" * 100_000 + b"\x30\x07\x00\x01alast")
     assert client.message().payload == "last"
-    possible = (time.monotonic() - start) / 0.01
+    possible = (client.cpu_s() - start_s) / 0.01
     assert client.state()["turns"] - turns > possible / 4
 
 
@@ -78,11 +77,12 @@ def test_broken_tls_record(false_tls_broker, puppet):
 
 def test_failed_handshakes_leave_nothing_behind(false_tls_broker, puppet):
     """No open file; and none that the garbage collector closes when its number is in use again."""
-    client = puppet(false_tls_broker.where, timeout_s=1)
+    client = puppet(false_tls_broker.where, timeout_s=12)
     before = client.state()
     number = client.start("connect")  # silent
     false_tls_broker.accept(handshake=False)
-    with pytest.raises(RemoteError, match="no connection within 1 s"):
+    client.call("pass_time", 12)
+    with pytest.raises(RemoteError, match="no connection within 12 s"):
         client.result(number)
     for _ in range(3):  # closed
         number = client.start("connect")
@@ -117,13 +117,15 @@ def test_untrusted_servers_leave_nothing_behind(broker, tmp_path, puppet):
 
 
 def test_silent_tls_server_stops_nothing_else(false_broker, broker, puppet):
-    client = puppet({**broker.where, **false_broker.where}, timeout_s=1)
+    client = puppet({**broker.where, **false_broker.where}, timeout_s=12)
+    number = client.start("connect")
+    false_broker.accept()
     turns = client.state()["turns"]
-    start = time.monotonic()
-    with pytest.raises(RemoteError, match="MQTTTimeoutError: no connection within 1 s"):
-        client.call("connect")
-    assert 0.9 < time.monotonic() - start < 1.5
-    assert client.state()["turns"] - turns > 50
+    while client.state()["turns"] < turns + 20:
+        pass
+    client.call("pass_time", 12)
+    with pytest.raises(RemoteError, match="MQTTTimeoutError: no connection within 12 s"):
+        client.result(number)
 
 
 def test_a_hundred_connections_leave_nothing_behind(either_false_broker, puppet, version):
@@ -151,24 +153,19 @@ def test_a_hundred_connections_leave_nothing_behind(either_false_broker, puppet,
 # A network that takes nothing
 
 
-def stuck(client: Puppet, link) -> int:
-    """Publish until the broker's socket takes no more; returns the number of that command."""
-    number = client.start("publish_fast", "a", "x" * 2000, 3000)
-    assert not link.is_silent(1)
-    time.sleep(0.2)
-    return number
-
-
 def test_broker_that_takes_nothing(false_broker, puppet):
     """A socket that is full for too long ends the connection, for all who wait for it."""
-    client = puppet(false_broker.where, timeout_s=1, keepalive_s=60)
+    false_broker.shrink()
+    client = puppet(false_broker.where, timeout_s=100, keepalive_s=60_000)
     connected(client, false_broker)
     numbers = [client.start("publish_fast", "a", "x" * 2000, 100000) for _ in range(3)]
-    start = time.monotonic()
+    client.call("pass_time", 90)
+    assert client.state()["error"] is None
+    while not client.state()["error"]:  # after a moment, the sockets take some more
+        client.call("pass_time", 101)
     for number in numbers:
-        with pytest.raises(RemoteError, match="MQTTTimeoutError: packet not taken within 1 s"):
+        with pytest.raises(RemoteError, match="MQTTTimeoutError: packet not taken within 100 s"):
             client.result(number)
-    assert time.monotonic() - start < 5
     assert "packet not taken" in client.wait_until_lost()
     false_broker.welcome()
     client.wait_until_up()
@@ -179,13 +176,16 @@ def test_post_never_waits(false_broker, puppet):
     false_broker.shrink()
     client = puppet(false_broker.where, max_packet=256)
     link = connected(client, false_broker)
-    written = [client.call("post", "a", "x" * 1000) for _ in range(40)]
-    assert written[0] is True
-    assert written[-1] is False
-    assert client.state()["discarded"] == written.count(False)
-    for _ in range(written.count(True)):
+    written = 0
+    while client.call(
+        "post", "a", "x" * 1000
+    ):  # the sockets take more after a moment, not for ever
+        written += 1
+    assert written
+    assert client.state()["discarded"] == 1
+    for _ in range(written):
         assert link.expect(PUBLISH).payload == b"x" * 1000
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
     assert client.call("post", "a", "x") is True
     assert link.expect(PUBLISH).payload == b"x"
 
@@ -254,15 +254,15 @@ def test_cancelled_publish(either_false_broker, puppet, version):
 
 def test_cancelled_publish_that_waits_for_its_turn(false_broker, puppet):
     """At QoS 0, nothing of it is sent."""
-    client = puppet(false_broker.where, timeout_s=5)
+    false_broker.shrink()
+    client = puppet(false_broker.where, heap="512wK")
     link = connected(client, false_broker)
-    busy = stuck(client, link)
+    busy = client.start("publish", "a", 60_000)  # more than the sockets take
     number = client.start("publish", "a", "cancelled")
     client.call("cancel", number)
     with pytest.raises(RemoteError, match="CancelledError"):
         client.result(number)
-    for _ in range(3000):
-        assert link.packet()[:2] == b"\x30\xd3"
+    assert link.expect(PUBLISH).payload == bytes(60_000)
     client.result(busy)
     client.start("publish", "a", "next", 1)
     assert link.expect(PUBLISH).payload == b"next"
@@ -313,7 +313,7 @@ def test_close_wakes_those_who_wait(either_false_broker, puppet, version):
     assert client.wait_until_over() is None
     link = connected(client, broker)
     assert [link.expect(PUBLISH).payload for _ in range(2)] == [b"x", b"y"]
-    assert link.is_silent(0.2)  # only messages are sent again
+    assert link.is_silent(client)  # only messages are sent again
 
 
 def test_connect_again_closes_the_old_connection(false_broker, puppet):
@@ -321,7 +321,7 @@ def test_connect_again_closes_the_old_connection(false_broker, puppet):
     link = connected(client, false_broker)
     connected(client, false_broker)
     assert link.is_ended()
-    assert false_broker.is_left_alone(0.2)
+    assert false_broker.is_left_alone(client)
 
 
 def test_close_while_connecting(false_broker, puppet):
@@ -338,10 +338,9 @@ def test_close_while_connecting(false_broker, puppet):
     client.wait_until_up()
     link.close()
     client.call("close")  # it may be in a pause, or connecting
-    time.sleep(0.1)
+    client.call("settle")
     assert client.state()["files"] == before["files"]
-    while not false_broker.is_left_alone(0.1):
-        pass
+    false_broker.drop_waiting()
     client.news("change")
     connected(client, false_broker)
 
@@ -359,7 +358,7 @@ def test_close_while_tcp_connects(puppet):
         client = puppet({"port": listener.getsockname()[1]})
         before = client.state()
         number = client.start("connect")
-        time.sleep(0.2)
+        client.call("settle")
         assert client.state()["files"] == before["files"] + 1
         client.call("cancel", number)
         with pytest.raises(RemoteError, match="CancelledError"):
@@ -373,4 +372,4 @@ def test_disconnect(either_false_broker, puppet, version):
     client.call("disconnect")
     assert link.expect(DISCONNECT).payload in (b"", b"\0")
     assert link.is_ended()
-    assert either_false_broker.is_left_alone(0.2)
+    assert either_false_broker.is_left_alone(client)

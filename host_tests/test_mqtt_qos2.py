@@ -56,9 +56,9 @@ def test_outgoing_cut_after(either_false_broker, puppet, version, cut, how):
     assert link.expect(PUBREL).packet_id == packet.packet_id
     link.send(wire.ack(PUBCOMP, packet.packet_id))
     assert client.result(number) == 0
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
     link = again(client, broker, link)
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
 
 
 @pytest.mark.parametrize("cut", range(4))
@@ -114,7 +114,7 @@ def test_refused_by_the_server(false_broker_5, puppet):
     with pytest.raises(RemoteError, match=r"MQTTRefusedError: .*[Qq]uota") as caught:
         client.result(number)
     assert caught.value.code == 0x97
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
     number = client.start("publish", "a", "x", 2)
     packet_id = link.expect(PUBLISH).packet_id
     link.send(wire.ack(PUBREC, packet_id, 0x10))  # no matching subscribers: no error
@@ -122,7 +122,7 @@ def test_refused_by_the_server(false_broker_5, puppet):
     link.send(wire.ack(PUBCOMP, packet_id))
     assert client.result(number) in (0, 0x10)
     link = again(client, false_broker_5, link)
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
 
 
 # Incoming

@@ -60,7 +60,7 @@ def test_acknowledged_when_all_handlers_are_done(false_broker, puppet):
     link.send(false_broker.wire.publish("a/b", b"x", 1, 1))
     assert client.routed()[0] == "one"
     assert client.routed()[0] == "two"
-    assert link.is_silent(0.2)
+    assert link.is_silent(client)
     client.call("go")
     assert link.expect(PUBACK).packet_id == 1
 

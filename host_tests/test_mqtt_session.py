@@ -1,7 +1,6 @@
 """lib/mqtt's supervisor: reconnection, back-off, addresses, sessions, keep-alive, timeouts."""
 
 import signal
-import time
 
 import pytest
 
@@ -84,15 +83,18 @@ def test_backoff_with_full_jitter(false_broker, puppet):
     clients = [puppet(false_broker.where, backoff_cap_s=0.2, client_id=f"c{n}") for n in range(2)]
     found = []
     for client in clients:
+        client.call("skip_pauses")
         client.call("begin")
-        found.append(pauses(false_broker, client, 14))
+        found.append(pauses(false_broker, client, 60))
         client.kill()
+        client.end()
+        false_broker.drop_waiting()
     assert found[0] != found[1]
-    every = found[0] + found[1]
+    every = found[0] + found[1]  # what follows fails once in ten million runs
     assert max(every) <= 0.2
     assert min(every) < 0.05
     assert max(every) > 0.15
-    assert 0.05 < sum(every) / len(every) < 0.15
+    assert 0.07 < sum(every) / len(every) < 0.13
 
 
 def test_backoff_doubles(puppet):
@@ -113,14 +115,14 @@ def test_backoff_doubles(puppet):
 
 
 def test_backoff_starts_again_after_a_connection_that_held(false_broker, puppet):
-    client = puppet(false_broker.where, backoff_cap_s=64, timeout_s=1)
+    client = puppet(false_broker.where, backoff_cap_s=64, timeout_s=100, keepalive_s=1000)
     client.call("skip_pauses")
     client.call("begin")
     found = pauses(false_broker, client, 12)
     assert max(found[6:]) > 4  # of bounds from 64: fails once in 10 million runs
     link = false_broker.welcome()
     client.wait_until_up()
-    time.sleep(1.3)
+    client.call("pass_time", 101)
     link.close()
     client.wait_until_lost()
     assert client.state()["pauses"][-1] <= 1
@@ -144,13 +146,11 @@ def test_a_connection_that_does_not_hold_changes_nothing(false_broker, puppet):
 
 def test_close_ends_the_pause(puppet):
     client = puppet({"port": free_ports(1)[0]}, backoff_cap_s=3600)
-    client.call("skip_pauses", 8)
+    client.call("skip_pauses", 20)
     client.call("begin")
-    for _ in range(9):
+    for _ in range(21):
         client.wait_until_lost()
-    start = time.monotonic()
     client.call("close")
-    assert time.monotonic() - start < 1
     assert client.wait_until_over() is None
     assert client.state()["pause_s"] == 0
 
@@ -225,7 +225,7 @@ def test_flapping_broker_is_asked_once_at_a_time(either_false_broker, puppet, ve
         link.close()
         link = broker.welcome()
         assert link.expect(SUBSCRIBE).text == "a"
-        assert link.is_silent(0.1)  # Nagle's algorithm holds a second packet back for 40 ms
+        assert link.is_silent(client)
 
 
 def test_refused_resubscription_is_no_endless_loop(either_false_broker, puppet, version):
@@ -243,7 +243,7 @@ def test_refused_resubscription_is_no_endless_loop(either_false_broker, puppet, 
         found = link.expect(SUBSCRIBE)
         link.send(broker.wire.suback(found.packet_id, code if found.text == "a" else 1))
     client.wait_until_up()
-    assert link.is_silent(0.2)
+    assert link.is_silent(client)
     assert client.state()["refused"] == {"a": code}
     assert client.heard("change") == 0
     link.close()
@@ -251,7 +251,7 @@ def test_refused_resubscription_is_no_endless_loop(either_false_broker, puppet, 
     found = link.expect(SUBSCRIBE)
     assert found.text == "b"  # and the other is not tried again
     link.send(broker.wire.suback(found.packet_id, 1))
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
 
 
 def test_refused_subscription(either_false_broker, puppet, version):
@@ -267,7 +267,7 @@ def test_refused_subscription(either_false_broker, puppet, version):
     link.close()
     link = broker.welcome()
     client.wait_until_up()
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
     assert client.state()["refused"] == {"secret/#": code}
 
 
@@ -285,28 +285,25 @@ def test_subscription_outlives_connections(either_false_broker, puppet, version)
     link = broker.welcome()
     link.send(broker.wire.suback(link.expect(SUBSCRIBE).packet_id, 0))
     assert client.result(number) == 0
-    assert link.is_silent(0.1)
+    assert link.is_silent(client)
 
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "publishing"])
 def test_stopped_broker_is_noticed(broker, puppet, version, is_busy):
     """Within 1.5 times keep-alive, although its sockets take all that is written to them."""
-    keepalive_s = 2
-    client = puppet(broker.where, version, keepalive_s=keepalive_s)
+    client = puppet(broker.where, version, keepalive_s=1000)
     client.call("connect")
     client.wait_until_up()
     broker.signal(signal.SIGSTOP)
     try:
-        start = time.monotonic()
-        lost: list[object] = []
-        while is_busy and not lost:
-            client.call("post", "up/x", "y")
-            time.sleep(0.05)
-            lost = client.news("change")
-        reason = str(lost) if is_busy else client.wait_until_lost()
-        assert keepalive_s <= time.monotonic() - start <= keepalive_s * 1.5 + 0.3
-        assert "MQTTTimeoutError" in reason
-        assert "nothing heard within 2" in reason
+        for _ in range(10):
+            assert client.state()["error"] is None
+            client.call("pass_time", 100)
+            if is_busy:
+                assert client.call("post", "up/x", "y") is True
+        assert client.state()["error"] is None
+        client.call("pass_time", 300)
+        assert "MQTTTimeoutError: nothing heard within 13" in client.wait_until_lost()
     finally:
         broker.signal(signal.SIGCONT)
     client.wait_until_up()
@@ -315,12 +312,13 @@ def test_stopped_broker_is_noticed(broker, puppet, version, is_busy):
 
 def test_stopped_client(broker, observer, puppet, version):
     """One that slept for longer than its keep-alive comes back, and loses nothing."""
-    client = puppet(broker.where, version, clean=False, keepalive_s=1)
+    will = ["up/will", "given up by the broker", 1, False]
+    client = puppet(broker.where, version, clean=False, keepalive_s=1, will=will)
     client.call("connect")
     client.call("subscribe", "down/#", 1)
     client.wait_until_up()
     client.signal(signal.SIGSTOP)
-    time.sleep(2.2)
+    assert observer.message().payload == "given up by the broker"
     observer.publish("down/x", "while it slept")
     client.signal(signal.SIGCONT)
     assert client.message().payload == "while it slept"
@@ -330,23 +328,25 @@ def test_stopped_client(broker, observer, puppet, version):
 
 def test_pings(false_broker, puppet):
     """After half of keep-alive without a packet sent, or without one received."""
-    client = puppet(false_broker.where, keepalive_s=2)
+    client = puppet(false_broker.where, keepalive_s=1000)
     link = connected(client, false_broker)
-    start = time.monotonic()
-    link.expect(PINGREQ)
-    assert 0.9 < time.monotonic() - start < 1.5
-    link.send(b"\xd0\x00")
-    link.expect(PINGREQ)
-    assert 1.9 < time.monotonic() - start < 2.9
-    link.send(b"\xd0\x00")
+    for _ in range(2):
+        client.call("pass_time", 400)
+        assert not link.has_data()
+        client.call("pass_time", 101)
+        link.expect(PINGREQ)
+        link.send(b"\xd0\x00")
+        assert link.is_silent(client)
     for _ in range(9):
         client.call("post", "a", "x")
-        time.sleep(0.2)
-    found = []
-    while not link.is_silent(0.05):
-        found.append(link.next().kind)
-    assert found.count(PUBLISH) == 9
-    assert found.count(PINGREQ) > 0
+        client.call("pass_time", 100)
+    client.call("post", "a", "end")
+    found = [link.next()]
+    while found[-1].payload != b"end":
+        found.append(link.next())
+    kinds = [each.kind for each in found]
+    assert kinds.count(PUBLISH) == 10
+    assert kinds.count(PINGREQ) > 0
 
 
 def test_broker_restart(broker, puppet, version):
