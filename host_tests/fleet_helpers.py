@@ -13,7 +13,7 @@ import pytest
 from signet.fleet.serving import LOOPBACK, Fleet
 from signet.fleet.session import OperatorSession
 
-WAIT_S = 10
+WAIT_S = 60  # for anything that a test waits for; reached by what hangs alone
 
 
 def put_credentials(folder: Path, keys: Path, chain: bytes, key: bytes) -> None:

@@ -19,6 +19,7 @@ from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import BoardError
 
 SIGNET = (sys.executable, "-m", "signet")
+WAIT_S = 60  # reached by what hangs alone
 
 
 def run_signet(*args: str | Path) -> "subprocess.Popen[str]":
@@ -51,18 +52,18 @@ def test_run_and_console_commands(tmp_path: Path) -> None:
         second.power_on()
     assert (folder / "console.log").stat().st_mode & 0o777 == 0o600
     runner.send_signal(signal.SIGINT)
-    assert runner.wait(10) == 0
+    assert runner.wait(WAIT_S) == 0
     for watcher in watchers:  # they end with the board
-        assert watcher.wait(10) == 0
+        assert watcher.wait(WAIT_S) == 0
     assert "Z -- power off" in (folder / "console.log").read_text()
     absent = run_signet("board", "console", folder)
-    assert absent.wait(10) == 2
+    assert absent.wait(WAIT_S) == 2
     assert "the board is not running" in absent.communicate()[1]
 
 
 def test_run_says_why_the_board_stopped(tmp_path: Path) -> None:
     runner = run_signet("board", "run", make_board(tmp_path, main="print('hello')").folder)
-    out, err = runner.communicate(timeout=20)
+    out, err = runner.communicate(timeout=WAIT_S)
     assert "Z hello\n" in out
     assert err == "signet: error: the board stopped: fell to the REPL\n"
     assert runner.returncode == 2
@@ -73,14 +74,14 @@ def test_run_ends_when_nobody_reads_it(tmp_path: Path) -> None:
     read_until(runner, "tick 1")
     if runner.stdout:
         runner.stdout.close()
-    assert runner.wait(10) == 2
+    assert runner.wait(WAIT_S) == 2
     assert "Traceback" not in runner.communicate()[1]
     assert find_interpreters(tmp_path) == []
 
 
 def test_run_without_a_flash_file(tmp_path: Path) -> None:
     runner = run_signet("board", "run", tmp_path)
-    _, err = runner.communicate(timeout=20)
+    _, err = runner.communicate(timeout=WAIT_S)
     assert "flash.bin: No such file or directory" in err
     assert runner.returncode == 2
     assert list(tmp_path.iterdir()) == []
@@ -103,8 +104,8 @@ def test_no_board_lives_on_when_its_host_is_killed(tmp_path: Path) -> None:
     read_until(runner, "tick")
     assert len(find_interpreters(tmp_path)) == 1
     runner.kill()
-    runner.wait(10)
-    deadline = time.monotonic() + 10
+    runner.wait(WAIT_S)
+    deadline = time.monotonic() + WAIT_S
     while find_interpreters(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert find_interpreters(tmp_path) == []
