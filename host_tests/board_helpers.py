@@ -1,13 +1,11 @@
 """Virtual boards for tests: made of a few lines of Python instead of a provisioned firmware."""
 
-import hashlib
-import struct
 from collections.abc import Callable, Iterator
-from functools import reduce
 from pathlib import Path
 from shutil import copyfile
 from typing import NamedTuple
 
+from host_tests.esp_images import make_image
 from signet.board.virtual.board import FlashOp, VirtualBoard
 from signet.board.virtual.cycle import Cause, Exit, PowerCut
 from signet.formats import esp_image, filesystem, flash
@@ -33,12 +31,7 @@ def blank_flash() -> flash.Flash:
 
 def build_app(*segments: bytes, hashed: bool = True) -> bytes:
     """An app image of segments that are not mapped from flash."""
-    body = struct.pack("<BBBBIB3xHBHH4xB", 0xE9, len(segments), 0, 0, 0, 0, 0, 0, 0, 0, hashed)
-    for segment in segments:
-        body += struct.pack("<II", 0x3FFB0000, len(segment)) + segment
-    checksum = reduce(lambda left, right: left ^ right, b"".join(segments), 0xEF)
-    body += b"\0" * (15 - len(body) % 16) + bytes([checksum])
-    return body + hashlib.sha256(body).digest() if hashed else body
+    return make_image([(0x3FFB0000, segment) for segment in segments], hashed=hashed)
 
 
 def make_board(folder: Path, main: str = "", boot: str = "", **partitions: bytes) -> VirtualBoard:

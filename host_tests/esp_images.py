@@ -13,6 +13,7 @@ BOOT_LOADER_LEN = 0x8000 - 0x1000
 APP_AT = 0x10000 - 0x1000  # in the .bin
 BANNER = b"3.4.0; MicroPython v1.25.0 on 2025-04-15\0"
 
+# label, type, subtype, offset, size
 OTA = [
     ("nvs", 1, 0x02, 0x9000, 0x4000),
     ("otadata", 1, 0x00, 0xD000, 0x2000),

@@ -9,8 +9,9 @@ import termios
 import time
 from typing import Any, NamedTuple, Self
 
+from host_tests.mqtt_broker import LOOPBACK, TIMEOUT_S, tls_address
 from host_tests.mqtt_certificates import Authority
-from host_tests.mqtt_support import LOOPBACK, TIMEOUT_S, Puppet, tls_address
+from host_tests.mqtt_support import Puppet
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE, SUBACK = range(1, 10)
 UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = range(10, 16)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from host_tests.mqtt_broker import Broker, Observer
 from host_tests.mqtt_certificates import Authority
 from host_tests.mqtt_false import FalseBroker
-from host_tests.mqtt_support import Broker, Observer, Puppet
+from host_tests.mqtt_support import Puppet
 
 MakePuppet = Callable[..., Puppet]
 

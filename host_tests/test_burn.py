@@ -1,33 +1,21 @@
-"""`signet device burn` on espefuse's virtual chips: order, cuts, wrong chips, what is refused.
+"""`signet device burn` on espefuse's virtual chips: the order of the steps, cuts, and the flash.
 
 espefuse itself reads every result back: its summary is the oracle.
 """
 
 import json
 import os
-import shutil
-import struct
-import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from host_tests.tool_helpers import REPO, Signet, mode, run_program, snapshot
+from host_tests.burn_bench import MAC, NAMES, OFFSETS, Bench, blank_chip
+from host_tests.tool_helpers import mode, run_program, snapshot
 from signet.device.sealing.efuse_plan import CHIPS
-from signet.formats import flash, signing
 
-pytest_plugins = ["host_tests.tool_fixtures"]
+pytest_plugins = ["host_tests.tool_fixtures", "host_tests.provisioning_fixtures"]
 
-NAMES = sorted(CHIPS)
-MAC = "24:0a:c4:01:02:03"
-OFFSETS = {"esp32": 0x1000, "esp32s3": 0, "esp32c3": 0}
-IMAGE_IDS = {"esp32": 0, "esp32s3": 9, "esp32c3": 5}
-# Words of espefuse's virtual file: offset in the register map, bits.
-REVISION = {"esp32": ((0x0C, 1 << 15), (0x14, 1 << 20)), "esp32c3": ((0x50, 3 << 18),)}
-MAC_WORD = {"esp32": 0x04, "esp32s3": 0x44, "esp32c3": 0x44}
-LENGTHS = {"esp32": 288, "esp32s3": 512, "esp32c3": 512}
 EXPECTED = {
     "esp32": {
         "ABS_DONE_1": 1, "ABS_DONE_0": 0, "FLASH_CRYPT_CNT": 127, "FLASH_CRYPT_CONFIG": 15,
@@ -49,155 +37,6 @@ EXPECTED = {
 EXPECTED["esp32c3"] = {
     name: value for name, value in EXPECTED["esp32s3"].items() if name != "DIS_DOWNLOAD_DCACHE"
 }
-
-
-@dataclass
-class Bench:
-    """One virtual chip, its plan, key and flash."""
-
-    chip: str
-    signet: Signet
-    release: Path
-    plan: Path
-    key: Path
-    efuses: Path
-    flash: Path
-
-    def apply(self, *options: str | Path) -> subprocess.CompletedProcess[str]:
-        return self.signet(
-            "device", "burn", "apply", self.plan, "--flash-key", self.key,
-            "--virtual", self.efuses, *options,
-        )  # fmt: skip
-
-    def burn(self, *options: str | Path) -> subprocess.CompletedProcess[str]:
-        return self.apply("--burn", "--flash", self.flash, "--confirm", MAC, *options)
-
-    def espefuse(self, *arguments: str | Path) -> str:
-        done = run_program(
-            "espefuse", "--chip", self.chip, "--virt", "--path-efuse-file", self.efuses,
-            "--do-not-confirm", *arguments,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def summary(self) -> dict[str, dict[str, object]]:
-        output = self.espefuse("summary", "--format", "json")
-        found: dict[str, dict[str, object]] = json.loads(output[output.index("{") :])
-        return found
-
-    def raw(self, name: str) -> int:
-        return int(str(self.summary()[name]["raw_value"]), 16)
-
-    def steps(self) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = json.loads(self.plan.read_text())["steps"]
-        return found
-
-    def burn_up_to(self, count: int, folder: Path) -> None:
-        """What a cut after `count` steps leaves, by espefuse alone."""
-        digest = folder / "digest.bin"
-        run_program("espsecure", "digest-sbv2-public-key", "-k", self.release, "-o", digest)
-        for step in self.steps()[:count]:
-            name, value = step["efuse"], step["value"]
-            if step["action"] == "key":
-                file = self.key if value == "flash key" else digest
-                if self.chip == "esp32":
-                    alias = "flash_encryption" if value == "flash key" else "secure_boot_v2"
-                    self.espefuse("burn-key", alias, file, "--no-protect-key")
-                else:
-                    purpose = "XTS_AES_128_KEY" if value == "flash key" else "SECURE_BOOT_DIGEST0"
-                    protect = ("--no-read-protect", "--no-write-protect")
-                    self.espefuse("burn-key", name, file, purpose, *protect)
-            elif "KEY_PURPOSE" not in name:  # burn-key has burned those
-                burn = step["action"] == "burn"
-                command = "burn-efuse" if burn else f"{step['action']}-efuse"
-                self.espefuse(command, name, *([value] if burn else []))
-
-
-def write_word(path: Path, offset: int, value: int) -> None:
-    """OR a value into a word of a virtual chip; the file holds the map from its end."""
-    data = bytearray(path.read_bytes())
-    at = len(data) - offset - 4
-    word = int.from_bytes(data[at : at + 4], "big") | value
-    data[at : at + 4] = word.to_bytes(4, "big")
-    path.write_bytes(data)
-
-
-def blank_chip(path: Path, chip: str, revision: bool = True, mac: str = MAC) -> None:
-    path.write_bytes(bytes(LENGTHS[chip]))
-    number = int(mac.replace(":", ""), 16)
-    write_word(path, MAC_WORD[chip], number & 0xFFFFFFFF)
-    write_word(path, MAC_WORD[chip] + 4, number >> 32)
-    for offset, bits in REVISION.get(chip, ()) if revision else ():
-        write_word(path, offset, bits)
-
-
-def app_image(chip: str, text: bytes) -> bytes:
-    """An image with one segment, as ESP-IDF's "App Image Format" has it."""
-    data = text.ljust(5000, b".")
-    header = bytearray(24)
-    header[0:4] = 0xE9, 1, 2, 0x20
-    header[4:8] = (0x40080000).to_bytes(4, "little")
-    header[12:14] = IMAGE_IDS[chip].to_bytes(2, "little")
-    body = bytes(header) + struct.pack("<II", 0x40080000, len(data)) + data
-    checksum = 0xEF
-    for byte in data:
-        checksum ^= byte
-    return body + bytes(15 - len(body) % 16) + bytes([checksum])
-
-
-def flash_image(chip: str, key: Path, other: Path | None = None, table: str = "sealed") -> bytes:
-    """A whole flash of 4 MB: signed bootloader and platform, our table, a blank rest."""
-    csv = "firmware/board/partitions.csv"
-    if table == "sealed":
-        csv = "firmware/board/sealed/partitions-4mb.csv"
-    rows = flash.load_layout(REPO / csv)
-    content = bytearray(b"\xff" * flash.FLASH_LENS[0])
-    for offset, data in (
-        (OFFSETS[chip], signing.sign_bytes(app_image(chip, b"bootloader"), key)),
-        (0x8000, flash.build_table(rows)),
-        (0x10000, signing.sign_bytes(app_image(chip, b"platform"), other or key)),
-    ):
-        content[offset : offset + len(data)] = data
-    return bytes(content)
-
-
-@pytest.fixture(scope="session")
-def flashes(keys: Path) -> dict[str, bytes]:
-    return {chip: flash_image(chip, keys / "release.key") for chip in NAMES}
-
-
-@pytest.fixture(scope="session")
-def plans(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Path:
-    """A folder with plan and flash key for each chip, made by the program."""
-    folder = tmp_path_factory.mktemp("plans")
-    for chip in NAMES:
-        done = run_program(
-            "signet", "device", "burn", "plan", "--chip", chip, "--mac", MAC,
-            "--release-pub", keys / "release.pub", "--flash-key", folder / f"{chip}.key",
-            "-o", folder / f"{chip}.json",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture
-def bench_of(
-    tmp_path: Path, signet: Signet, keys: Path, flashes: dict[str, bytes], plans: Path
-) -> Callable[[str], Bench]:
-    def make(chip: str) -> Bench:
-        folder = tmp_path / "bench"
-        folder.mkdir()
-        made = Bench(
-            chip, signet, keys / "release.pub",
-            *(folder / name for name in ("plan.json", "flash.key", "efuses.bin", "flash.bin")),
-        )  # fmt: skip
-        made.flash.write_bytes(flashes[chip])
-        blank_chip(made.efuses, chip)
-        shutil.copy(plans / f"{chip}.json", made.plan)
-        shutil.copy(plans / f"{chip}.key", made.key)
-        return made
-
-    return make
 
 
 @pytest.mark.parametrize("chip", NAMES)
@@ -293,208 +132,10 @@ def test_goes_on_after_a_cut(
     assert bench.summary() == whole
 
 
-@pytest.mark.parametrize("chip", NAMES)
-def test_a_hidden_key_of_unknown_origin(chip: str, bench_of: Callable[[str], Bench]) -> None:
-    bench = bench_of(chip)
-    hidden = next(i for i, step in enumerate(bench.steps()) if step["action"] == "read-protect")
-    bench.burn_up_to(hidden + 1, bench.plan.parent)
-    before = bench.efuses.read_bytes()
-    done = bench.burn()
-    assert done.returncode == 1
-    assert "is hidden" in done.stderr
-    assert bench.efuses.read_bytes() == before
-
-
-def last_first(steps: list[dict[str, object]]) -> None:
-    steps.insert(0, steps.pop())
-
-
-def drop_one(steps: list[dict[str, object]]) -> None:
-    del steps[4]
-
-
-def add_one(steps: list[dict[str, object]]) -> None:
-    steps.append(dict(steps[-1]))
-
-
-def change_value(steps: list[dict[str, object]]) -> None:
-    steps[-2]["value"] = "1"
-
-
-@pytest.mark.parametrize("edit", [last_first, drop_one, add_one, change_value])
-def test_an_edited_plan_is_refused(
-    edit: Callable[[list[dict[str, object]]], None], bench_of: Callable[[str], Bench]
-) -> None:
-    bench = bench_of("esp32")
-    plan = json.loads(bench.plan.read_text())
-    edit(plan["steps"])
-    bench.plan.write_text(json.dumps(plan))
-    before = snapshot(bench.plan.parent)
-    done = bench.burn()
-    assert done.returncode == 1
-    assert "step" in done.stderr or "altered" in done.stderr
-    assert snapshot(bench.plan.parent) == before
-
-
-# What a chip may have gone through before: chip, espefuse commands, what the refusal says.
-BURNED_BEFORE = {
-    "download mode closed first": ("esp32", ["burn-efuse UART_DOWNLOAD_DIS 1"], "another order"),
-    "secure boot before its digest": ("esp32s3", ["burn-efuse SECURE_BOOT_EN 1"], "another order"),
-    "encryption before its key": ("esp32c3", ["burn-efuse SPI_BOOT_CRYPT_CNT 1"], "order"),
-    "key block protected while empty": ("esp32", ["write-protect-efuse BLOCK1"], "write-protected"),
-    "digest block hidden": ("esp32", ["read-protect-efuse BLOCK2"], "cannot read the digest"),
-    "RD_DIS closed before the key": ("esp32s3", ["write-protect-efuse RD_DIS"], "no longer|order"),
-    "cache off": ("esp32", ["burn-efuse DIS_CACHE 1"], "cannot run on this chip"),
-    "secure boot v1": ("esp32", ["burn-efuse ABS_DONE_0 1"], "cannot run on this chip"),
-    "3/4 coding": ("esp32", ["burn-efuse CODING_SCHEME 1"], "blocks of 256 bits"),
-    "JTAG protected while open": ("esp32c3", ["write-protect-efuse DIS_ICACHE"], "write-protected"),
-    "purpose of something else": ("esp32s3", ["burn-efuse KEY_PURPOSE_1 8"], "another order"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BURNED_BEFORE)
-def test_a_chip_burned_otherwise_is_refused(case: str, bench_of: Callable[[str], Bench]) -> None:
-    chip, commands, wanted = BURNED_BEFORE[case]
-    bench = bench_of(chip)
-    for text in commands:
-        bench.espefuse(*text.split())
-    before = snapshot(bench.plan.parent)
-    done = bench.burn()
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert any(part in done.stderr for part in wanted.split("|")), done.stderr
-    assert snapshot(bench.plan.parent) == before
-
-
 def test_switches_that_a_factory_burned_are_fine(bench_of: Callable[[str], Bench]) -> None:
     bench = bench_of("esp32")
     bench.espefuse("burn-efuse", "JTAG_DISABLE", "1")
     assert bench.burn().returncode == 0
-
-
-def test_a_foreign_digest(bench_of: Callable[[str], Bench], tmp_path: Path) -> None:
-    bench = bench_of("esp32")
-    bench.espefuse("burn-key", "flash_encryption", bench.key, "--no-protect-key")
-    (tmp_path / "other.bin").write_bytes(bytes(range(32)))
-    bench.espefuse("burn-key", "secure_boot_v2", tmp_path / "other.bin", "--no-protect-key")
-    done = bench.burn()
-    assert done.returncode == 1
-    assert "holds another digest 0" in done.stderr
-
-
-def other_mac(bench: Bench) -> None:
-    blank_chip(bench.efuses, bench.chip, mac="24:0a:c4:01:02:04")
-
-
-def old_revision(bench: Bench) -> None:
-    blank_chip(bench.efuses, bench.chip, revision=False)
-
-
-def other_kind(bench: Bench) -> None:
-    blank_chip(bench.efuses, "esp32s3" if bench.chip == "esp32" else "esp32")
-
-
-def open_key(bench: Bench) -> None:
-    bench.key.chmod(0o640)
-
-
-def other_key(bench: Bench) -> None:
-    bench.key.write_bytes(bytes(32))
-
-
-def short_key(bench: Bench) -> None:
-    bench.key.write_bytes(bytes(31))
-
-
-REFUSED = [
-    (other_mac, "this chip is 24:0a:c4:01:02:04", 1),
-    (old_revision, "Secure Boot v2 needs", 1),
-    (other_kind, "is it of another chip?", 1),
-    (open_key, "mode 0640, expected 0600", 1),
-    (other_key, "not the flash key of the plan", 1),
-    (short_key, "31 bytes", 2),
-]
-
-
-@pytest.mark.parametrize("chip", ["esp32", "esp32c3"])
-@pytest.mark.parametrize(("change", "message", "code"), REFUSED)
-def test_wrong_chip_or_key(
-    chip: str, change: Callable[[Bench], None], message: str, code: int,
-    bench_of: Callable[[str], Bench],
-) -> None:  # fmt: skip
-    bench = bench_of(chip)
-    change(bench)
-    before = snapshot(bench.plan.parent)
-    done = bench.burn()
-    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
-    assert snapshot(bench.plan.parent) == before
-
-
-def unsigned_bootloader(chip: str, keys: Path, _other: Path) -> bytes:
-    content = bytearray(flash_image(chip, keys / "release.key"))
-    at = OFFSETS[chip] + 100
-    content[at] ^= 1
-    return bytes(content)
-
-
-def blank_flash(_chip: str, _keys: Path, _other: Path) -> bytes:
-    return b"\xff" * flash.FLASH_LENS[0]
-
-
-def app_of_another_key(chip: str, keys: Path, other: Path) -> bytes:
-    return flash_image(chip, keys / "release.key", other)
-
-
-def stock_table(chip: str, keys: Path, _other: Path) -> bytes:
-    return flash_image(chip, keys / "release.key", table="stock")
-
-
-def no_platform(chip: str, keys: Path, _other: Path) -> bytes:
-    content = bytearray(flash_image(chip, keys / "release.key"))
-    content[0x10000:0x190000] = b"\xff" * 0x180000
-    return bytes(content)
-
-
-FLASHES = [
-    (unsigned_bootloader, "bootloader at 0x1000 is not signed"),
-    (blank_flash, "no MD5 row"),
-    (app_of_another_key, "ota_0 at 0x10000 is not signed"),
-    (stock_table, "is not encrypted"),
-    (no_platform, "no platform image"),
-]
-
-
-@pytest.mark.parametrize(("make", "message"), FLASHES)
-def test_nothing_is_burned_before_the_flash_can_boot(
-    make: Callable[[str, Path, Path], bytes], message: str, keys: Path, tmp_path: Path,
-    bench_of: Callable[[str], Bench],
-) -> None:  # fmt: skip
-    bench = bench_of("esp32")
-    other = tmp_path / "other.key"
-    run_program("espsecure", "generate-signing-key", "--version", "2", other)
-    bench.flash.write_bytes(make("esp32", keys, other))
-    before = snapshot(bench.plan.parent)
-    done = bench.burn()
-    assert (done.returncode, message in done.stderr) == (1, True), done.stderr
-    assert snapshot(bench.plan.parent) == before
-
-
-def test_an_image_of_another_chip(bench_of: Callable[[str], Bench], keys: Path) -> None:
-    bench = bench_of("esp32c3")
-    bench.flash.write_bytes(flash_image("esp32s3", keys / "release.key"))
-    done = bench.burn()
-    assert done.returncode == 1
-    assert "made for chip 9" in done.stderr
-
-
-def test_confirmation(bench_of: Callable[[str], Bench]) -> None:
-    bench = bench_of("esp32")
-    before = snapshot(bench.plan.parent)
-    wrong = bench.apply("--burn", "--flash", bench.flash, "--confirm", "yes")
-    unanswered = bench.apply("--burn", "--flash", bench.flash)
-    unchecked = bench.apply("--burn", "--confirm", MAC)
-    assert (wrong.returncode, unanswered.returncode, unchecked.returncode) == (1, 1, 2)
-    assert "nothing was burned" in wrong.stderr
-    assert snapshot(bench.plan.parent) == before
 
 
 @pytest.mark.parametrize("chip", ["esp32", "esp32s3"])
@@ -524,22 +165,6 @@ def test_encrypted_flash(chip: str, bench_of: Callable[[str], Bench], tmp_path: 
         assert (tmp_path / "clear").read_bytes() == plain[start : start + length]
     for start, end in ((0x9000, 0xD000), (0xF000, 0x10000), (0x190000, 0x314000)):
         assert cipher[start:end] == plain[start:end]
-
-
-def test_plan_refuses(signet: Signet, keys: Path, tmp_path: Path) -> None:
-    def plan(*options: str | Path, mac: str = MAC, pub: Path = keys / "release.pub") -> str:
-        done = signet(
-            "device", "burn", "plan", "--chip", "esp32", "--mac", mac, "--release-pub", pub,
-            "--flash-key", tmp_path / "f.key", "-o", tmp_path / "p.json", *options,
-        )  # fmt: skip
-        assert done.returncode != 0
-        assert not (tmp_path / "p.json").exists()
-        assert not (tmp_path / "f.key").exists()
-        return done.stderr
-
-    assert "expected six bytes" in plan(mac="24:0a")
-    assert "is a private key" in plan(pub=keys / "release.key")
-    assert "2 release keys" in plan("--release-pub", keys / "fleet.pub")
 
 
 def test_three_release_keys(bench_of: Callable[[str], Bench], keys: Path, tmp_path: Path) -> None:
@@ -581,16 +206,6 @@ def test_every_efuse_is_one_that_espefuse_knows(tmp_path: Path, keys: Path) -> N
         used += [chip.cache, chip.download]
         assert set(used) <= set(known)
         assert len(set(used)) == len(used)
-
-
-def test_a_chip_that_is_not_there(bench_of: Callable[[str], Bench]) -> None:
-    """espefuse would make a blank chip of a wrong name."""
-    bench = bench_of("esp32")
-    bench.efuses.unlink()
-    done = bench.burn()
-    assert done.returncode == 2
-    assert "no such file" in done.stderr
-    assert not bench.efuses.exists()
 
 
 @pytest.mark.parametrize("chip", NAMES)

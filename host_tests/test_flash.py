@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from host_tests.esp_images import OTA
 from host_tests.tool_helpers import REPO, mode, run_program
 from signet.errors import RefusedError, SignetError
 from signet.formats import esp_image, flash
@@ -14,13 +15,10 @@ from signet.image import slot_image
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
-# docs/design.md, "Flash map": label, type, subtype, offset, size
+# docs/design.md, "Flash map": label, type, subtype, offset, size. A stock MicroPython's own rows
+# first, up to its vfs.
 MAP = [
-    ("nvs", 1, 0x02, 0x9000, 0x4000),
-    ("otadata", 1, 0x00, 0xD000, 0x2000),
-    ("phy_init", 1, 0x01, 0xF000, 0x1000),
-    ("ota_0", 0, 0x10, 0x10000, 0x180000),
-    ("ota_1", 0, 0x11, 0x190000, 0x180000),
+    *OTA[:-1],
     ("esp_secure_cert", 0x3F, 0x00, 0x310000, 0x2000),
     ("bootstate", 1, 0x40, 0x312000, 0x2000),
     ("slot_a", 1, 0x41, 0x314000, 0x60000),

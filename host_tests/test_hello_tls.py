@@ -2,6 +2,7 @@
 that requires client certificates: it works, and says why when it does not.
 """
 
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -147,6 +148,21 @@ def run(
     )
 
 
+@contextlib.contextmanager
+def listening(speak: Callable[[socket.socket], None]) -> Iterator[int]:
+    """The port of a server that does this with its one connection."""
+
+    def serve() -> None:
+        with listener.accept()[0] as connection:
+            speak(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(TIMEOUT_S)
+
+
 def refuse(done: subprocess.CompletedProcess[str], server: Server, reason: str) -> None:
     assert reason in done.stdout
     assert done.stdout.startswith("hello_tls: error: localhost")
@@ -173,27 +189,22 @@ def test_server_that_speaks_first(micropython, board, fleet_ca):
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     secure = context.wrap_bio(incoming, outgoing, server_side=True)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def speak() -> None:
-            connection = listener.accept()[0]
-            while True:
-                try:
-                    secure.do_handshake()
-                except ssl.SSLWantReadError:
-                    connection.sendall(outgoing.read())
-                    incoming.write(connection.recv(4096))
-                else:
-                    break
-            secure.write(WELCOME)
-            connection.sendall(outgoing.read())
-            connection.recv(4096)
-            connection.close()
+    def speak(connection: socket.socket) -> None:
+        while True:
+            try:
+                secure.do_handshake()
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(4096))
+            else:
+                break
+        secure.write(WELCOME)
+        connection.sendall(outgoing.read())
+        connection.recv(4096)
 
-        thread = threading.Thread(target=speak)
-        thread.start()
-        done = run(micropython, board, "localhost", listener.getsockname()[1])
-        thread.join(TIMEOUT_S)
+    with listening(speak) as port:
+        done = run(micropython, board, "localhost", port)
     assert (done.stdout, done.stderr, done.returncode) == ("Welcome IoT Device\n", "", 0)
 
 
@@ -255,17 +266,11 @@ def test_no_server(micropython, board):
 
 
 def test_server_without_tls(micropython, board):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"220 example.org ESMTP\r\n")
+        connection.recv(1000)
 
-        def answer() -> None:
-            connection = listener.accept()[0]
-            connection.sendall(b"220 example.org ESMTP\r\n")
-            connection.recv(1000)
-            connection.close()
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        done = run(micropython, board, "localhost", listener.getsockname()[1])
-        thread.join(TIMEOUT_S)
+    with listening(answer) as port:
+        done = run(micropython, board, "localhost", port)
     assert done.stdout == "hello_tls: error: localhost does not answer in TLS\n"
     assert done.returncode == 1

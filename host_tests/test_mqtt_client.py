@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from host_tests.mqtt_support import Broker, Observer, RemoteError
+from host_tests.mqtt_broker import Broker, Observer
+from host_tests.mqtt_support import RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 

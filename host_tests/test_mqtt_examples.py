@@ -11,16 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from host_tests.mqtt_support import (
-    HEAP,
-    LOOPBACK,
-    REPO,
-    TIMEOUT_S,
-    Broker,
-    Observer,
-    compiled,
-    free_ports,
-)
+from host_tests.mqtt_broker import LOOPBACK, TIMEOUT_S, Broker, Observer, free_ports
+from host_tests.mqtt_support import HEAP, REPO, compiled
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 

@@ -5,9 +5,6 @@ its next connection works.  What only MQTT 5 makes possible is in test_mqtt_host
 """
 
 import contextlib
-import re
-import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,57 +16,15 @@ from host_tests.mqtt_false import (
     PUBREC,
     PUBREL,
     SUBSCRIBE,
-    UNSUBSCRIBE,
-    FalseBroker,
     Wire,
     connected,
 )
-from host_tests.mqtt_support import Puppet, RemoteError
+from host_tests.mqtt_hostile import answer_connect, make_mistake, unharmed
+from host_tests.mqtt_support import RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 
-HEAP_SLACK = 6000  # bytes; what a puppet's own lists and strings may take
-FAMILY = (
-    "MQTTError",
-    "MQTTProtocolError",
-    "MQTTRefusedError",
-    "MQTTConnectionError",
-    "MQTTTimeout",
-)
 V4, V5 = Wire(4), Wire(5)
-
-
-@contextlib.contextmanager
-def unharmed(client: Puppet, broker: FalseBroker) -> Iterator[None]:
-    """Whatever happens inside, the client has leaked nothing and is as good as new."""
-    client.call("pass_time", 0)  # loads what it needs
-    before = client.state()
-    yield
-    client.call("close")
-    after = client.state()
-    end = time.monotonic() + 5
-    while after["files"] != before["files"] and time.monotonic() < end:
-        after = client.state()  # `wait_for` does not wait for what it cancels: streams that open
-    assert after["files"] == before["files"]
-    assert after["heap"] < before["heap"] + HEAP_SLACK
-    for each in client.news("change") + client.news("end"):
-        assert len(each) == 1 or each[1] is None or each[1].startswith(FAMILY), each
-    assert client.news("printed") == []
-    link = connected(client, broker)
-    number = client.start("subscribe", "after", 1)
-    topic_filter = ""
-    while topic_filter != "after":  # what was subscribed to before is subscribed to again
-        packet = link.expect(SUBSCRIBE)
-        topic_filter = packet.text
-        link.send(broker.wire.suback(packet.packet_id, 1))
-    assert client.result(number) == 1
-    link.send(broker.wire.publish("after", b"fine", 1, 1))
-    while client.message().payload != "fine":
-        pass  # received before
-    assert link.expect(PUBACK).packet_id == 1
-    client.call("close")
-
-
 REFUSALS = {
     1: "[Pp]rotocol [Vv]ersion",
     2: "[Cc]lient [Ii]dentifier",
@@ -110,20 +65,7 @@ def test_answers_to_connect(false_broker, puppet):
     client = puppet(false_broker.where, timeout_s=10)
     with unharmed(client, false_broker):
         for name, (answer, expected) in ANSWERS_TO_CONNECT.items():
-            number = client.start("connect")
-            link = false_broker.accept()
-            link.expect(CONNECT)
-            if answer:
-                link.send(answer)
-            elif answer == b"":
-                link.close()
-            if "within" in expected:
-                client.call("pass_time", 10)
-            with pytest.raises(RemoteError, match="^" + expected):
-                client.result(number)
-            if answer != b"":
-                assert link.is_ended(), name
-            assert client.change(), name
+            answer_connect(client, false_broker, name, answer, expected)
         assert client.news("change") == []  # it never had a connection
 
 
@@ -199,30 +141,7 @@ def test_later_mistakes(false_broker, puppet):
     client = puppet(false_broker.where)
     with unharmed(client, false_broker):
         for name, (packet, expected) in LATER_MISTAKES.items():
-            link = connected(client, false_broker)
-            client.call("use_id_after", 0)
-            number = client.start("subscribe", "a")
-            link.expect(SUBSCRIBE)
-            if packet:
-                link.send(packet)
-            else:
-                link.reset() if packet is None else link.close()
-            try:
-                error = client.wait_until_lost()
-            except TimeoutError:
-                pytest.fail(f"{name}: the client does not mind")
-            assert re.match(expected, error), (name, error)
-            if packet:
-                assert link.is_ended()
-            link = false_broker.welcome()
-            packet_id = link.expect(SUBSCRIBE).packet_id
-            link.send(V4.suback(packet_id))
-            assert client.result(number) == 0
-            number = client.start("unsubscribe", "a")
-            link.send(V4.unsuback(link.expect(UNSUBSCRIBE).packet_id))
-            client.result(number)
-            client.call("close")
-            client.news("change")
+            make_mistake(client, false_broker, name, packet, expected)
 
 
 WRONG_ORDER = {

@@ -1,24 +1,20 @@
 """lib/mqtt's client and a hostile broker of MQTT 5: see test_mqtt_hostile.py."""
 
-import re
 import struct
 
 import pytest
 
 from host_tests.mqtt_false import (
-    CONNECT,
-    DISCONNECT,
     PUBACK,
     PUBLISH,
     PUBREC,
-    SUBSCRIBE,
     UNSUBSCRIBE,
     Wire,
     connected,
     text,
 )
+from host_tests.mqtt_hostile import answer_connect, make_mistake, unharmed
 from host_tests.mqtt_support import RemoteError
-from host_tests.test_mqtt_hostile import unharmed
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 
@@ -76,15 +72,7 @@ def test_answers_to_connect(false_broker_5, puppet):
     client = puppet(false_broker_5.where, 5, timeout_s=1)
     with unharmed(client, false_broker_5):
         for name, (answer, expected) in ANSWERS_TO_CONNECT.items():
-            number = client.start("connect")
-            link = false_broker_5.accept()
-            link.expect(CONNECT)
-            link.send(answer)
-            with pytest.raises(RemoteError) as caught:
-                client.result(number)
-            assert re.match(expected, str(caught.value)), (name, caught.value)
-            assert not link.packet() or link.is_ended(), name  # perhaps a DISCONNECT
-            client.change()
+            answer_connect(client, false_broker_5, name, answer, expected)
         assert client.news("change") == []
         assert set(client.state()["opens"]) == {0}
 
@@ -127,26 +115,7 @@ def test_later_mistakes(false_broker_5, puppet):
     client = puppet(false_broker_5.where, 5, protocol={"topic_alias_maximum": 4})
     with unharmed(client, false_broker_5):
         for name, (packet, expected) in LATER_MISTAKES.items():
-            link = connected(client, false_broker_5)
-            client.call("use_id_after", 0)
-            number = client.start("subscribe", "a")
-            link.expect(SUBSCRIBE)
-            link.send(packet)
-            try:
-                error = client.wait_until_lost()
-            except TimeoutError:
-                pytest.fail(f"{name}: the client does not mind")
-            assert re.match(expected, error, re.IGNORECASE), (name, error)
-            goodbye = link.packet()
-            assert not goodbye or goodbye[0] >> 4 == DISCONNECT
-            link = false_broker_5.welcome()
-            link.send(V5.suback(link.expect(SUBSCRIBE).packet_id))
-            assert client.result(number) == 0
-            number = client.start("unsubscribe", "a")
-            link.send(V5.unsuback(link.expect(UNSUBSCRIBE).packet_id))
-            client.result(number)
-            client.call("close")
-            client.news("change")
+            make_mistake(client, false_broker_5, name, packet, "(?i)" + expected)
         assert set(client.state()["opens"]) == {0}
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from host_tests.mqtt_broker import Observer
 from host_tests.mqtt_false import PUBACK, PUBLISH, SUBSCRIBE, connected
-from host_tests.mqtt_support import Observer, RemoteError
+from host_tests.mqtt_support import RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from host_tests.mqtt_broker import Observer, free_ports
 from host_tests.mqtt_false import (
     CONNECT,
     PINGREQ,
@@ -13,7 +14,7 @@ from host_tests.mqtt_false import (
     FalseBroker,
     connected,
 )
-from host_tests.mqtt_support import Observer, RemoteError, free_ports
+from host_tests.mqtt_support import RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 

@@ -2,99 +2,27 @@
 and the next one, with the same folder, goes on.
 """
 
-import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from host_tests.mqtt_broker import TIMEOUT_S, Observer
 from host_tests.mqtt_cut import STATUS
 from host_tests.mqtt_false import (
-    PUBACK,
     PUBCOMP,
     PUBLISH,
     PUBREC,
     PUBREL,
-    FalseBroker,
-    FalseLink,
     connected,
 )
-from host_tests.mqtt_support import TIMEOUT_S, Observer, Puppet, RemoteError
+from host_tests.mqtt_server_session import ServerSession
+from host_tests.mqtt_support import Puppet, RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 
 MakeClient = Callable[..., Puppet]
-
-
-class ServerSession:
-    """What a correct server keeps of a session: the messages it took, and its own handshakes."""
-
-    def __init__(self, broker: FalseBroker):
-        self._broker = broker
-        self.exists = False
-        self.taken: list[bytes] = []
-        self._known: set[int] = set()  # ids at QoS 2 that are not released
-        self.to_send: list[tuple[int, bytes]] = []  # (id, payload) at QoS 2 without a PUBREC
-        self.to_release: list[int] = []  # ids with a PUBREC and without a PUBCOMP
-        self._sent: set[int] = set()
-
-    def serve(self, client: Puppet, until: Callable[[], bool]) -> None:
-        """Let the client connect and serve it, until that is so or its process has ended."""
-        link = self._broker.welcome(self.exists)
-        self.exists = True
-        for packet_id, payload in self.to_send:
-            self._send(link, packet_id, payload)
-        for packet_id in self.to_release:
-            link.send(self._broker.wire.ack(PUBREL, packet_id))
-        while not until():
-            raw = link.packet()
-            if raw:
-                with contextlib.suppress(OSError):  # its power is off
-                    self._handle(link, raw)
-            else:  # that was a connection of the process before, or the last one of this one
-                while not self._broker.has_waiting(0.02):
-                    if client.is_over():
-                        return
-                link = self._broker.welcome(self.exists)
-
-    def serve_until_idle(self, client: Puppet, *payloads: bytes) -> None:
-        """Serve it until these are taken, and all is acknowledged."""
-        self.serve(client, lambda: self.is_idle and set(payloads) <= set(self.taken))
-
-    def _send(self, link: FalseLink, packet_id: int, payload: bytes) -> None:
-        dup = packet_id in self._sent
-        self._sent.add(packet_id)
-        link.send(self._broker.wire.publish("down", payload, 2, packet_id, dup=dup))
-
-    def _handle(self, link: FalseLink, raw: bytes) -> None:
-        from host_tests.mqtt_false import parse
-
-        wire = self._broker.wire
-        packet = parse(raw, wire.version)
-        if packet.kind == PUBLISH:
-            if packet.qos == 1:
-                self.taken.append(packet.payload)
-                link.send(wire.ack(PUBACK, packet.packet_id))
-            else:
-                if packet.packet_id not in self._known:
-                    self.taken.append(packet.payload)
-                self._known.add(packet.packet_id)
-                link.send(wire.ack(PUBREC, packet.packet_id))
-        elif packet.kind == PUBREL:
-            self._known.discard(packet.packet_id)
-            link.send(wire.ack(PUBCOMP, packet.packet_id))
-        elif packet.kind == PUBREC:
-            self.to_send = [each for each in self.to_send if each[0] != packet.packet_id]
-            if packet.packet_id not in self.to_release:
-                self.to_release.append(packet.packet_id)
-            link.send(wire.ack(PUBREL, packet.packet_id))
-        elif packet.kind == PUBCOMP:
-            self.to_release.remove(packet.packet_id)
-
-    @property
-    def is_idle(self) -> bool:
-        return not (self.to_send or self.to_release or self._known)
 
 
 @pytest.fixture
@@ -145,6 +73,13 @@ def cuts_of(make: MakeClient, work: Callable[[Puppet], object]) -> list[str]:
     return list(client.call("operations"))
 
 
+def places(operations: list[str], when: str) -> Iterator[tuple[int, str]]:
+    """Where power goes: the operations with their numbers; only a write can be half done."""
+    for number, operation in enumerate(operations, 1):
+        if when != "half" or operation == "write":
+            yield number, operation
+
+
 def ended(client: Puppet) -> bool:
     return client._process.poll() is not None
 
@@ -170,22 +105,20 @@ def test_cut_while_publishing(either_false_broker, make, tmp_path, when):
     operations = cuts_of(make, publish)
     assert len(operations) >= 3 * 5
     assert is_emptied(tmp_path)
-    for number in range(1, len(operations) + 1):
-        if when == "half" and operations[number - 1] != "write":
-            continue
+    for number, operation in places(operations, when):
         session = ServerSession(either_false_broker)
         client = make(cut=[number, when])
         promised = publish(client)
-        assert client.end() == STATUS, operations[number - 1]
+        assert client.end() == STATUS, operation
         client = make()
         client.call("begin")
         client.call("post", "up", "last", 2)
         session.serve_until_idle(client, b"last")
-        assert len(set(session.taken)) == len(session.taken), (number, operations[number - 1])
-        assert set(promised) <= set(session.taken), (number, operations[number - 1])
+        assert len(set(session.taken)) == len(session.taken), (number, operation)
+        assert set(promised) <= set(session.taken), (number, operation)
         order = [each for each in (b"one", b"two", b"three", b"last") if each in session.taken]
         assert session.taken == order
-        assert is_emptied(tmp_path), (number, operations[number - 1])
+        assert is_emptied(tmp_path), (number, operation)
         client.kill()
 
 
@@ -212,9 +145,7 @@ def test_cut_while_receiving(either_false_broker, make, tmp_path, when):
     session = ServerSession(either_false_broker)
     operations = cuts_of(make, receive)
     assert len(operations) >= 2 * 2
-    for number in range(1, len(operations) + 1):
-        if when == "half" and operations[number - 1] != "write":
-            continue
+    for number, operation in places(operations, when):
         session = ServerSession(either_false_broker)
         client = make(cut=[number, when])
         before = receive(client)
@@ -225,7 +156,7 @@ def test_cut_while_receiving(either_false_broker, make, tmp_path, when):
         after = taken(client)
         twice = set(before) & set(after)
         # Only the last one may: the cut fell before the next was asked for, or was in doing so.
-        assert twice <= set(before[-1:]), (number, operations[number - 1], before, after)
+        assert twice <= set(before[-1:]), (number, operation, before, after)
         assert set(before) | set(after) == {"one", "two"}
         client.call("state")
         assert is_emptied(tmp_path)

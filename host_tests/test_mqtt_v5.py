@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from host_tests.mqtt_broker import Observer
 from host_tests.mqtt_false import PUBLISH, FalseBroker, connected
-from host_tests.mqtt_support import Observer, RemoteError
+from host_tests.mqtt_support import RemoteError
 
 pytest_plugins = ["host_tests.mqtt_fixtures"]
 

@@ -1,106 +1,23 @@
-"""`signet device provision` with many boards: what is refused, and what a cut-off run leaves."""
+"""`signet device provision`: many boards or one, and what stops a run or is refused."""
 
-import contextlib
-import json
 import os
 import shutil
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from host_tests.label_reader import read_labels
-from host_tests.tool_helpers import mode, snapshot
+from host_tests.provisioning_bench import BOARDS, certificate_of, check_whole
+from host_tests.tool_helpers import snapshot
 from signet import cli
 from signet.device import identity
-from signet.device.provisioning import audit, inventory, labels
-from signet.device.provisioning.inventory import DONE, Device, Inventory
+from signet.device.provisioning.inventory import DONE
 from signet.formats import flash, secure_cert
 from signet.pki import authority
 from trust.identity import PRIVATE_KEY, Identity
 
-pytest_plugins = ["host_tests.tool_fixtures"]
-
-BOARDS = 6
-
-
-class Bench:
-    """The files of a run, and the command lines over them."""
-
-    def __init__(self, folder: Path, keys: Path, project: Path, image: Path):
-        self.folder, self.keys, self.csv = folder, keys, folder / "boards.csv"
-        self.boards, self.database = folder / "boards", folder / "inventory.db"
-        self.options = [
-            *("device", "provision", "--pki", str(keys), "--model", "signet-demo", "--hw", "A1"),
-            *("--broker", "localhost:8883", "--images", "localhost:8443"),
-            *("--ntp", "localhost:123", "--image", str(image), "--source", str(project)),
-            *("--inventory", str(self.database)),
-        ]
-        self.write_csv(BOARDS)
-
-    def write_csv(self, count: int) -> None:
-        rows = [f"dev-{n:04},24:0a:c4:00:{n >> 8:02x}:{n & 255:02x}" for n in range(count)]
-        self.csv.write_text("\n".join(["id,mac", *rows]) + "\n")
-
-    def command(self, *more: str | Path, many: bool = True) -> list[str]:
-        place = ["--csv", str(self.csv), "-o", str(self.boards)] if many else []
-        return [*self.options, *place, *map(str, more)]
-
-    def run(self, *more: str | Path, many: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "signet", *self.command(*more, many=many)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-    def devices(self) -> dict[str, Device]:
-        with Inventory(inventory.location(str(self.database), self.keys)).reading() as session:
-            rows = session.query(Device).all()
-            session.expunge_all()
-        return {row.id: row for row in rows}
-
-    def audit(self) -> list[audit.AuditLine]:
-        with Inventory(inventory.location(str(self.database), self.keys)).reading() as session:
-            lines = audit.verify(session)
-            session.expunge_all()
-        return lines
-
-
-@pytest.fixture
-def bench(tmp_path, keys, project, signed_file):
-    return Bench(tmp_path, keys, project, signed_file)
-
-
-def certificate_of(path: Path) -> x509.Certificate:
-    reader = Identity(flash.Flash.load(path).device("esp_secure_cert"))
-    return x509.load_pem_x509_certificates(reader.certificate)[0]
-
-
-def check_whole(bench: Bench, count: int = BOARDS) -> None:
-    """Every board is done, once, with one certificate and one valid label; nothing is left over."""
-    devices = bench.devices()
-    assert sorted(devices) == [f"dev-{n:04}" for n in range(count)]
-    for row in devices.values():
-        path = bench.boards / row.id / "flash.bin"
-        certificate = certificate_of(path)
-        assert row.status == DONE
-        assert certificate.serial_number == int(row.serial, 16)
-        assert certificate.fingerprint(hashes.SHA256()).hex() == row.certificate
-        assert mode(path) == 0o600
-        assert os.listdir(path.parent) == ["flash.bin"]
-    done = [line.device for line in bench.audit() if line.what == "provision"]
-    assert sorted(done) == sorted(devices)
-    sheets = sorted(bench.boards.glob("*.pdf"))
-    assert sorted(os.listdir(bench.boards)) == sorted([*devices, *(path.name for path in sheets)])
-    found = [text.split(":") for path in sheets for text in read_labels(path.read_bytes())]
-    assert sorted(item[2] for item in found) == sorted(devices)
-    for _, _, device_id, code in found:
-        assert devices[device_id].claim == labels.claim_hash(device_id, code)
-
+pytest_plugins = ["host_tests.tool_fixtures", "host_tests.provisioning_fixtures"]
 
 # --- the main job
 
@@ -151,149 +68,6 @@ def test_each_board_has_its_own_network_and_the_keys_file_is_private(bench, keys
     assert b"wifi" not in content[2]
     assert bench.devices()["dev-0000"].hw == "B1"
     assert b"first secret" not in bench.database.read_bytes()
-
-
-# --- cut off
-
-# Kills a run before or after the n-th call of a function, in the one process that does it all.
-KILLER = """
-import importlib, os, signal, sys
-from signet import cli
-module, name, nth, when = sys.argv[1:5]
-target, calls = importlib.import_module(module), 0
-*path, name = name.split(".")
-for part in path:
-    target = getattr(target, part)
-real = getattr(target, name)
-def killing(*args, **options):
-    global calls
-    calls += 1
-    if calls == int(nth) and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = real(*args, **options)
-    if calls == int(nth) and when == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-setattr(target, name, killing)
-sys.exit(cli.run(sys.argv[5:]))
-"""
-
-MOMENTS = {
-    "before the boards are entered": ("signet.device.provisioning.batch", "enter", 1, "before"),
-    "entered": ("signet.device.provisioning.batch", "enter", 1, "after"),
-    "first folder": ("signet.device.provisioning.making", "files.flush_folder", 1, "before"),
-    "file under its temporary name": ("signet.files", "os.link", 4, "before"),
-    "file has its name": ("signet.files", "os.link", 4, "after"),
-    "all files, none recorded": ("signet.device.provisioning.batch", "record_done", 1, "before"),
-    "half recorded, uncommitted": (
-        "signet.device.provisioning.batch",
-        "record_done",
-        BOARDS // 2,
-        "after",
-    ),
-    "all recorded, no labels": ("signet.device.provisioning.sheets", "new_sheet", 1, "before"),
-    "labels made, uncommitted": (
-        "signet.device.provisioning.labels",
-        "segno.make_qr",
-        BOARDS,
-        "after",
-    ),
-    "sheet has its name, codes do not count": (
-        "signet.device.provisioning.sheets",
-        "files.write_new_secret",
-        BOARDS + 1,
-        "after",
-    ),
-    "labels done": ("signet.device.provisioning.sheets", "new_sheet", 1, "after"),
-}
-
-
-@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
-def test_a_killed_run_goes_on_where_it_was(bench, moment):
-    module, name, nth, when = moment
-    command = [sys.executable, "-c", KILLER, module, name, str(nth), when]
-    killed = subprocess.run(
-        [*command, *bench.command("--jobs", "1")], capture_output=True, check=False, timeout=120
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    made = {path: path.read_bytes() for path in bench.boards.glob("*/flash.bin")}
-    serials = {row.id: row.serial for row in bench.devices().values()}
-    assert len(made) <= len(serials)  # no certificate that the inventory does not know
-    done = bench.run()
-    assert done.returncode == 0, done.stderr
-    check_whole(bench)
-    assert {path: path.read_bytes() for path in made} == made
-    for device_id, serial in serials.items():
-        assert bench.devices()[device_id].serial == serial
-
-
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_a_parallel_run_is_cut_off_and_leaves_no_process(bench, kind, share):
-    count = 40
-    bench.write_csv(count)
-    stderr = bench.folder / "stderr"
-    with stderr.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "signet", *bench.command("--jobs", "2")],
-            stdout=subprocess.DEVNULL, stderr=file, start_new_session=True,
-        )  # fmt: skip
-    try:
-        until = time.monotonic() + 60
-        while len(list(bench.boards.glob("*/flash.bin"))) < count * share:
-            assert time.monotonic() < until
-            assert process.poll() is None
-            time.sleep(0.005)
-        if kind == signal.SIGINT:
-            os.killpg(process.pid, kind)  # a terminal's Ctrl-C reaches the workers, too
-        else:
-            process.kill()
-        code = process.wait(60)
-        with pytest.raises(ProcessLookupError):
-            _wait_for_end_of(process.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    if kind == signal.SIGINT:
-        assert (code, stderr.read_text()) == (1, "signet: error: interrupted\n")
-    made = {path: path.read_bytes() for path in bench.boards.glob("*/flash.bin")}
-    assert made
-    assert bench.run().returncode == 0
-    check_whole(bench, count)
-    assert {path: path.read_bytes() for path in made} == made
-
-
-def _wait_for_end_of(group: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        os.killpg(group, 0)
-        time.sleep(0.05)
-
-
-def test_a_cut_off_run_is_not_finished_with_other_options(bench):
-    command = [sys.executable, "-c", KILLER, "signet.files", "os.link", "4", "after"]
-    subprocess.run([*command, *bench.command("--jobs", "1")], capture_output=True, check=False)
-    before = snapshot(bench.boards)
-    done = bench.run("--watchdog-s", "31")
-    assert done.returncode == 1
-    assert "dev-0000/flash.bin: exists, and is not what these options make" in done.stderr
-    after = snapshot(bench.boards)
-    assert {name: after[name] for name in before if name.endswith("flash.bin")} == {
-        name: data for name, data in before.items() if name.endswith("/flash.bin")
-    }
-    assert bench.devices()["dev-0000"].status == "started"
-
-
-def test_a_second_run_at_the_same_time_is_refused(bench):
-    bench.write_csv(200)
-    command = [sys.executable, "-m", "signet", *bench.command("--jobs", "1")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        while not list(bench.boards.glob("*/flash.bin")):
-            time.sleep(0.005)
-        second = bench.run()
-        first.kill()
-    assert second.returncode == 2
-    assert "boards: another run works in this folder" in second.stderr
 
 
 # --- one bad board
@@ -473,70 +247,3 @@ def test_a_factory_key_in_hardware_is_refused(bench):
     assert done.returncode == 1
     assert "dump.bin: esp_secure_cert: entry of type 3 (DS data)" in done.stderr
     assert not bench.database.exists()
-
-
-# --- list, show, label, remove, audit
-
-
-def device_command(bench: Bench, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "signet", "device", *map(str, args), "--pki", str(bench.keys),
-               "--inventory", str(bench.database)]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_list_and_show(bench):
-    assert json.loads(device_command(bench, "list", "--json").stdout) == []
-    bench.run()
-    rows = json.loads(device_command(bench, "list", "--json").stdout)
-    assert [row["id"] for row in rows] == [f"dev-{n:04}" for n in range(BOARDS)]
-    shown = device_command(bench, "list").stdout
-    assert "dev-0003   done     signet-demo   A1   1.0.0     24:0a:c4:00:00:03" in shown
-    assert max(map(len, shown.splitlines())) <= 80
-    one = json.loads(device_command(bench, "show", "dev-0003", "--json").stdout)
-    assert {key: value for key, value in one.items() if key != "audit"} == rows[3]
-    assert [line["what"] for line in one["audit"]] == ["provision", "label"]
-    assert "certificate  " + one["certificate"] in device_command(bench, "show", "dev-0003").stdout
-    assert device_command(bench, "show", "dev-9").returncode == 1
-
-
-def test_a_new_label_makes_the_older_one_void(bench):
-    bench.run()
-    old = bench.devices()["dev-0003"].claim
-    made = device_command(bench, "label", "dev-0003", "dev-0005", "-o", bench.folder / "new.pdf")
-    assert (made.returncode, made.stderr) == (0, "")
-    assert mode(bench.folder / "new.pdf") == 0o600
-    codes = [text.split(":")[2:] for text in read_labels((bench.folder / "new.pdf").read_bytes())]
-    assert [device_id for device_id, _ in codes] == ["dev-0003", "dev-0005"]
-    for device_id, code in codes:
-        assert bench.devices()[device_id].claim == labels.claim_hash(device_id, code)
-    assert bench.devices()["dev-0003"].claim != old
-    before = snapshot(bench.folder)
-    again = device_command(bench, "label", "dev-0003", "-o", bench.folder / "new.pdf")
-    unknown = device_command(bench, "label", "dev-0003", "dev-9", "-o", bench.folder / "x.pdf")
-    assert (again.returncode, unknown.returncode) == (1, 1)
-    assert "not provisioned: dev-9" in unknown.stderr
-    assert snapshot(bench.folder) == before
-
-
-def test_remove_asks_and_keeps_the_certificates_number(bench):
-    bench.run()
-    serial = bench.devices()["dev-0003"].serial
-    refused = device_command(bench, "remove", "dev-0003")
-    assert refused.returncode == 1  # nobody typed anything
-    assert "dev-0003" in bench.devices()
-    assert device_command(bench, "remove", "dev-0003", "--yes").returncode == 0
-    assert "dev-0003" not in bench.devices()
-    assert bench.audit()[-1].result == f"removed: certificate {serial}"
-
-
-def test_audit_shows_whether_the_chain_is_whole(bench):
-    bench.run()
-    shown = device_command(bench, "audit")
-    assert shown.returncode == 0
-    assert shown.stdout.endswith(f"last digest {bench.audit()[-1].digest[:16]}\n")
-    assert len(json.loads(device_command(bench, "audit", "--json").stdout)) == 2 * BOARDS
-    with sqlite3.connect(bench.database) as connection:
-        connection.execute("delete from audit where number = 3")
-    broken = device_command(bench, "audit")
-    assert (broken.returncode, broken.stdout) == (1, "")
-    assert "line 3 is missing" in broken.stderr

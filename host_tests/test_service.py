@@ -5,7 +5,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,39 +14,26 @@ import pytest
 
 from host_tests.board_helpers import BY_LABEL, make_board
 from host_tests.fleet_helpers import open_session
-from host_tests.proxy import Proxy
-from host_tests.test_board_update import BLOCK, DEVICE, WAIT_S, World
 from host_tests.tool_helpers import REPO, SETTINGS, Signet, mode, run_program, snapshot
 from host_tests.vectors import sign_order
+from host_tests.world import BLOCK, DEVICE, WAIT_S, World
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Cause, Exit, PowerCut
 from signet.device import flash_file
 from signet.errors import RefusedError
-from signet.fleet.serving import Fleet
-from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.formats import filesystem, signing
 from signet.image import mpy, slot_image
 
-pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
+pytest_plugins = [
+    "host_tests.tool_fixtures",
+    "host_tests.fleet_fixtures",
+    "host_tests.firmware_fixtures",
+]
 
 TOPIC = f"signet/{DEVICE}/down/console"
 LOCKED = "3ff5a000 0ff00000\n3ff5a018 000003e0\n"  # what a sealed build burns, see test_lock.py
 REPL = "MicroPython on a virtual board"
 Token = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
-    targets = {"broker": fleet.broker.port, "images": fleet.images_port}
-    with (
-        Proxy(targets) as proxy,
-        OperatorSession(keys, fleet.addresses["broker"], EVERYTHING_DEVICES_SAY) as operator,
-    ):
-        world = World(tmp_path_factory.mktemp("world"), keys, fleet, proxy, operator)
-        with world.board as board:
-            board.power_on()
-            world.wait_for_state(0, status="confirmed")
-            yield world
 
 
 def make_token(world: World, **changes: Any) -> Token:

@@ -2,10 +2,12 @@
 
 import signal
 import time
+from collections.abc import Iterator
 
 from host_tests.brokers.bench import Bench, UnsupportedError, expect_qos
 from host_tests.brokers.cases import COUNT, Case, numbered, wait_until_up_again
 from host_tests.brokers.servers import wait_for
+from host_tests.mqtt_support import Puppet
 
 
 def keep_alive(bench: Bench) -> None:
@@ -57,14 +59,20 @@ def session_survives(bench: Bench) -> None:
     assert device.heard("message") == 0
 
 
-def resent_to_us(bench: Bench) -> None:
-    """The link breaks while a handler is busy: its message may come again at QoS 1, not at 2."""
+def _subscribed(bench: Bench) -> Iterator[tuple[int, str, Puppet]]:
+    """(QoS, topic, device) for as far as the broker goes, to QoS 1 and 2."""
     for qos in (1, 2):
         topic = f"{bench.topic}/{qos}"
         device = bench.device(client_id=f"{bench.client_id}q{qos}")
         device.call("connect")
         if device.call("subscribe", topic, qos) < qos:
             break
+        yield qos, topic, device
+
+
+def resent_to_us(bench: Bench) -> None:
+    """The link breaks while a handler is busy: its message may come again at QoS 1, not at 2."""
+    for qos, topic, device in _subscribed(bench):
         device.call("answers", "hold")
         with bench.late_peer() as peer:
             peer.publish(topic, "first", qos)
@@ -86,12 +94,7 @@ def resent_to_us(bench: Bench) -> None:
 
 def cut_while_messages_wait(bench: Bench) -> None:
     """Messages that are here and not taken, and those that come after: none is lost."""
-    for qos in (1, 2):
-        topic = f"{bench.topic}/{qos}"
-        device = bench.device(client_id=f"{bench.client_id}q{qos}")
-        device.call("connect")
-        if device.call("subscribe", topic, qos) < qos:
-            break
+    for qos, topic, device in _subscribed(bench):
         device.call("answers", 0, 0, "hold")
         with bench.late_peer() as peer:
             for payload in numbered()[:6]:

@@ -2,62 +2,26 @@
 
 import slots
 from board_sim import BoardSim
+from installing import (
+    GOOD,
+    STAGED_IN_B,
+    accept,
+    boot_record,
+    finish_refused,
+    make_board,
+    refuse,
+    send,
+    send_signature,
+    start,
+)
 
 from firmware.ondemand import install, orders
 from firmware.ondemand.install import Install
-from firmware.store import DONE_PATH, ORDER_PATH
+from firmware.store import ORDER_PATH
 from trust import TrustError
 from trust.image import ImageError
 from trust.signature import SignatureError
-from trust.state import BAD, CONFIRMED, EMPTY, STAGED, TRIES, TRYING, StateError
-
-_GOOD = slots.ISSUED
-_STAGED = (0, (CONFIRMED, 0), (STAGED, TRIES), 1, _GOOD)
-
-
-def make_board(*images, **state):
-    """A board in use: an order before, and the version before in slot b."""
-    fields = {"b": (CONFIRMED, 0), "order": _GOOD - 1000}
-    fields.update(state)
-    return BoardSim(*(images or ("1.0.0", "1.0.0")), **fields)
-
-
-def boot_record(board):
-    return slots.read_state(board.state)[1:]
-
-
-def accept(board, name="good", now=slots.NOW):
-    boot, _ = board.boot()
-    return boot, orders.accept(slots.order(name), boot, board.files, now)
-
-
-def resume(board, now=slots.NOW):
-    boot, _ = board.boot()
-    return boot, orders.resume(boot, board.files, now)
-
-
-def refuse(board, reason, error, call, *args, **keywords):
-    """The call has to be refused, and nothing on the board may have changed."""
-    before = board.snapshot()
-    slots.check_refused(reason, error, call, *args, **keywords)
-    assert board.snapshot() == before
-
-
-def start(board, name="good"):
-    boot, order = accept(board, name)
-    return Install(order, boot, board.files)
-
-
-def send(task, name, key="release", first=0, count=100):
-    """Blocks of an image, as a server would send them."""
-    for number, data in enumerate(slots.image_blocks(name, key)):
-        if first <= number < first + count:
-            task.write(slots.whole(data))
-
-
-def send_signature(task, name, key="release"):
-    task.check_signature(slots.whole(slots.block("%s by %s" % (name, key))))
-
+from trust.state import CONFIRMED, EMPTY, STAGED, TRIES, StateError
 
 # Accepting
 
@@ -68,7 +32,7 @@ def test_accepted_order():
     _, order = accept(board)
     assert order["version"] == "1.1.0"
     assert board.files.content == {ORDER_PATH: slots.order("good")}
-    assert boot_record(board) == (0, (CONFIRMED, 0), (CONFIRMED, 0), 1, _GOOD)
+    assert boot_record(board) == (0, (CONFIRMED, 0), (CONFIRMED, 0), 1, GOOD)
     assert board.snapshot()[2:4] == slots_before
 
 
@@ -109,7 +73,7 @@ def test_replayed_orders():
     install.forget(board.files)
     assert board.files.content == {}
     refuse(board, "is not above the last one", orders.OrderError, accept, board)
-    assert boot.state.order == _GOOD
+    assert boot.state.order == GOOD
 
 
 def test_newer_order_takes_over():
@@ -146,9 +110,9 @@ def test_update():
     send_signature(task, "1.1.0")
     send(task, "1.1.0")
     assert task.done == 5
-    assert boot_record(board) == (0, (CONFIRMED, 0), (EMPTY, 0), 1, _GOOD)
+    assert boot_record(board) == (0, (CONFIRMED, 0), (EMPTY, 0), 1, GOOD)
     task.finish()
-    assert boot_record(board) == _STAGED
+    assert boot_record(board) == STAGED_IN_B
     assert board.files.content == {}
     assert board.slots[0].content == active
     for number, data in enumerate(slots.image_blocks("1.1.0")):
@@ -221,14 +185,6 @@ def test_first_block_that_is_no_descriptor():
     task = start(board)
     for block in (bytes(4096), b"\xff" * 4096, b"<html>" + bytes(4090)):
         refuse(board, "not a slot image: magic", ImageError, task.write, block)
-
-
-def finish_refused(board, task, reason):
-    """The slot must not be staged, and what runs stays what it was."""
-    slots.check_refused(reason, TrustError, task.finish)
-    assert boot_record(board) == (0, (CONFIRMED, 0), (EMPTY, 0), 1, _GOOD)
-    boot, _ = board.boot()
-    assert (boot.running, boot.version) == (0, "1.0.0")
 
 
 def test_altered_image():
@@ -311,149 +267,6 @@ def test_floor_that_rose_after_the_order():
     board = make_board()
     task = start(board)
     send(task, "1.1.0")
-    board.state.load([slots.state_record(99, b=(EMPTY, 0), floor=3, order=_GOOD)], 1)
+    board.state.load([slots.state_record(99, b=(EMPTY, 0), floor=3, order=GOOD)], 1)
     slots.check_refused("security counter 2 is below the floor 3", ImageError, task.finish)
-    assert boot_record(board) == (0, (CONFIRMED, 0), (EMPTY, 0), 3, _GOOD)
-
-
-# Resuming
-
-
-def test_nothing_to_resume():
-    board = make_board()
-    before = board.snapshot()
-    assert resume(board)[1] is None
-    assert board.snapshot() == before
-
-
-def test_resume_after_a_restart():
-    for done in range(6):
-        board = make_board()
-        task = start(board)
-        send(task, "1.1.0", count=done)
-        task.save()
-        boot, order = resume(board)
-        task = Install(order, boot, board.files)
-        assert task.done == done
-        send_signature(task, "1.1.0")
-        send(task, "1.1.0", first=done)
-        task.finish()
-        assert boot_record(board) == _STAGED
-        assert board.boot()[0].version == "1.1.0"
-
-
-def test_resume_when_only_the_order_was_kept():
-    board = make_board()
-    task = start(board)
-    send(task, "1.1.0", count=3)  # and no `save` after it
-    boot, order = resume(board)
-    task = Install(order, boot, board.files)
-    assert task.done == 0
-    send(task, "1.1.0")
-    task.finish()
-    assert boot_record(board) == _STAGED
-
-
-def test_progress_is_kept_while_writing():
-    board = make_board()
-    task = start(board)
-    board.slots[1].writeblocks = lambda block, buf: None  # a slot without end
-    send(task, "1.1.0", count=1)
-    block = bytes(4096)
-    for done in range(2, 50):
-        task.write(block)
-        kept = board.files.load(DONE_PATH, 24) or b"%d 0" % _GOOD
-        assert done - 16 < int(kept.split(b" ")[1]) <= done
-
-
-def test_resume_when_only_the_file_was_written():
-    """Power lost between the order's file and its number."""
-    board = make_board()
-    board.files.save(ORDER_PATH, slots.order("good"))
-    _, order = resume(board)
-    assert order["version"] == "1.1.0"
-    assert boot_record(board)[4] == _GOOD
-
-
-def test_staged_and_not_yet_forgotten():
-    board = make_board()
-    task = start(board)
-    send(task, "1.1.0")
-    files = dict(board.files.content)
-    task.finish()
-    files[DONE_PATH] = b"%d 5" % _GOOD
-    board.files.content = files
-    boot, order = resume(board)  # on trial
-    assert order is None
-    assert board.files.content == {}
-    assert boot.running == 1
-    assert boot_record(board)[2] == (TRYING, TRIES - 1)
-
-
-def test_given_up_and_not_yet_forgotten():
-    board = make_board("1.0.0", "1.1.0", b=(BAD, 0), order=_GOOD)
-    board.files.content = {ORDER_PATH: slots.order("good"), DONE_PATH: b"%d 5" % _GOOD}
-    before = board.snapshot()
-    assert resume(board)[1] is None
-    assert board.snapshot()[:4] == before[:4]
-    assert board.files.content == {}
-
-
-def test_orders_that_may_not_go_on():
-    # name: (file, time, last order, reason)
-    good = slots.order("good")
-    day = slots.DAY
-    cases = {
-        "expired while offline": (good, slots.ISSUED + day, _GOOD, "order expired at"),
-        "clock set back": (good, slots.ISSUED - day - 1, _GOOD, "order was issued at"),
-        "older than the last": (
-            good, slots.NOW, _GOOD + 1, "order %d is not the last one, %d" % (_GOOD, _GOOD + 1),
-        ),
-        "altered": (b" " + good, slots.NOW, _GOOD, "signature is over other data"),
-        "torn": (good[:1000], slots.NOW, _GOOD, "order of 1000 bytes"),
-        "empty": (b"", slots.NOW, _GOOD, "order of 0 bytes"),
-        "another device's": (slots.order("other-device"), slots.NOW, 0, "order is for device"),
-        "by another key": (slots.order("by-release"), slots.NOW, 0, "signed by an unknown key"),
-        "below the floor": (slots.order("counter-0"), slots.NOW, 0, "security counter 0"),
-        "too large": (slots.order("larger-than-slot"), slots.NOW, 0, "image of 28672 bytes"),
-    }  # fmt: skip
-    for name in cases:
-        wire, now, last, reason = cases[name]
-        board = make_board(order=last)
-        board.files.content = {ORDER_PATH: wire, DONE_PATH: b"%d 3" % _GOOD}
-        before = board.snapshot()
-        slots.check_refused(reason, TrustError, resume, board, now)
-        assert board.snapshot()[:4] == before[:4], name
-        assert board.files.content == {}, name  # dropped, or it would fail at each connect
-
-
-def test_progress_files_that_say_nothing():
-    for text in (b"", b"3", b"x 3", b"%d x" % _GOOD, b"%d -1" % _GOOD, b"%d 3 4" % _GOOD,
-                 b"%d 3" % (_GOOD - 1), b"\xff\xff 3", b"9" * 25):  # fmt: skip
-        board = make_board()
-        boot, order = accept(board)
-        board.files.content[DONE_PATH] = text
-        assert Install(order, boot, board.files).done == 0, text
-
-
-def test_forged_progress():
-    """vfs is not trusted: what it says may cost an update, and nothing else."""
-    for text in (b"%d 3" % _GOOD, b"%d 5" % _GOOD, b"%d 999999" % _GOOD):
-        board = make_board("1.0.0", None, b=(EMPTY, 0))
-        boot, order = accept(board)
-        board.files.content[DONE_PATH] = text
-        boot, order = resume(board)
-        task = Install(order, boot, board.files)
-        assert task.done <= task.total
-        send(task, "1.1.0", first=task.done)
-        finish_refused(board, task, "not a slot image: magic")
-
-
-def test_forged_progress_of_a_confirmed_slot():
-    """Its content may not be overwritten while the boot state calls it confirmed."""
-    board = make_board()
-    boot, order = accept(board)
-    board.files.content[DONE_PATH] = b"%d 3" % _GOOD
-    task = Install(order, boot, board.files)
-    send(task, "1.1.0", first=task.done, count=1)
-    assert boot_record(board)[2] == (EMPTY, 0)
+    assert boot_record(board) == (0, (CONFIRMED, 0), (EMPTY, 0), 3, GOOD)

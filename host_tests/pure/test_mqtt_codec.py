@@ -1,5 +1,8 @@
 """MQTT 3.1.1 on the wire, what a server sends: every packet, and everything that is refused."""
 
+import mqtt_wire
+from mqtt_wire import says
+
 from mqtt.codec import V311, MQTTError, MQTTProtocolError, MQTTRefusedError
 
 LIMIT = 64
@@ -160,23 +163,12 @@ REFUSALS = {
 }
 
 
-def decode(packet, protocol=None):
-    """Decode a packet that lies somewhere in a buffer, as it does in the client's."""
-    buffer = memoryview(b"\xaa" + packet + LIMIT * b"\xff")
-    return (protocol or V311()).decode(buffer, 1, 1 + len(packet), LIMIT)
+def decode(packet):
+    return mqtt_wire.decode(packet, V311(), LIMIT)
 
 
 def refusal(packet):
-    """What MQTTProtocolError says, or what was decoded instead."""
-    try:
-        return "accepted: %r" % (decode(packet),)
-    except MQTTProtocolError as error:
-        return str(error)
-
-
-def says(text, reason):
-    """Whether a message has these parts, which are apart by "…"."""
-    return all(part in text for part in reason.split("…"))
+    return mqtt_wire.refusal(packet, V311(), LIMIT)
 
 
 def test_decoded():

@@ -2,9 +2,9 @@
 
 import gc
 
-from test_mqtt_codec import says
+import mqtt_wire
+from mqtt_wire import says
 
-from mqtt.codec import MQTTProtocolError
 from mqtt.v5 import V5
 
 LIMIT = 200
@@ -100,17 +100,11 @@ def connected(connack=b"", **properties):
 
 
 def decode(received, protocol=None):
-    """Decode a packet that lies somewhere in a buffer, as it does in the client's."""
-    buffer = memoryview(b"\xaa" + received + LIMIT * b"\xff")
-    return (protocol or new()).decode(buffer, 1, 1 + len(received), LIMIT)
+    return mqtt_wire.decode(received, protocol or new(), LIMIT)
 
 
 def refusal(received, protocol=None):
-    """What MQTTProtocolError says, or what was decoded instead."""
-    try:
-        return "accepted: %r" % (decode(received, protocol),)
-    except MQTTProtocolError as error:
-        return str(error)
+    return mqtt_wire.refusal(received, protocol or new(), LIMIT)
 
 
 def expected(kind, code=0, properties=None):
