@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -146,11 +147,17 @@ def tls_address(port: int, authority: Authority) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
+    """Ports that nobody listens at, below those that a system gives to connections.
+
+    One of these could be another's by the time that a broker listens, or while it restarts.
+    """
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = random.randrange(10_000, 20_000)
+        with contextlib.suppress(OSError):
+            socket.create_server((LOOPBACK, port)).close()
+            ports.add(port)
+    return list(ports)
 
 
 def _wait_for_port(port: int) -> None:

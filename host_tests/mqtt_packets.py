@@ -7,10 +7,17 @@ paho-mqtt.  Nothing here imports the code under test.
 import re
 from typing import Any, NamedTuple
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+
+# Nothing goes by the clock, and a failure prints what makes it again.
+settings.register_profile(
+    "signet", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("signet")
 
 KINDS = {
     311: (2, 3, 4, 5, 6, 7, 9, 11, 13),

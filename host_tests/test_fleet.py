@@ -295,6 +295,12 @@ def test_queued_messages_and_ports_survive_a_restart(keys, devices, tmp_path):
         device.disconnect()
 
 
+def test_ports_that_it_chooses_are_not_those_of_connections(fleet):
+    """Or one could be taken when the servers start again."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(int(each.rpartition(":")[2]) < lowest for each in fleet.addresses.values())
+
+
 def connect_device(devices, fleet, on_message=None) -> mqtt.Client:
     """dev-0001, with a session that the broker keeps."""
     device = mqtt.Client(CallbackAPIVersion.VERSION2, "persistent", clean_session=False)

@@ -74,7 +74,7 @@ def joined(sent: list[Sent]) -> bytes:
 
 
 @every_kind
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_every_packet_as_an_independent_codec_writes_it(version, kind, data):
     sent = data.draw(packets(version, kind))
@@ -82,7 +82,7 @@ def test_every_packet_as_an_independent_codec_writes_it(version, kind, data):
 
 
 @every_kind
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_every_truncation_waits_for_the_rest(version, kind, data):
     sent = data.draw(packets(version, kind))
@@ -91,7 +91,7 @@ def test_every_truncation_waits_for_the_rest(version, kind, data):
 
 
 @every_kind
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_every_length_that_is_too_short_or_too_long(version, kind, data):
     """The same body under another length: decoded to what is wholly in it, or refused."""
@@ -106,7 +106,7 @@ def test_every_length_that_is_too_short_or_too_long(version, kind, data):
 
 
 @every_kind
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_every_bit_flip(version, kind, data):
     sent = data.draw(packets(version, kind))
@@ -118,7 +118,7 @@ def test_every_bit_flip(version, kind, data):
 
 
 @versions
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_packet_never_spoils_the_next(version, data):
     """Packets in a row, read in pieces of any length, also byte by byte."""
@@ -133,7 +133,7 @@ def test_a_packet_never_spoils_the_next(version, data):
 
 
 @versions
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_wrong_packet_does_not_change_those_before_it(version, data):
     sent = data.draw(streams(version))
@@ -150,14 +150,14 @@ def test_a_wrong_packet_does_not_change_those_before_it(version, data):
 
 
 @versions
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(stream=st.binary(max_size=200))
 def test_arbitrary_bytes_are_decoded_or_refused(version, stream):
     outcome(version, stream)
 
 
 @versions
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(data=st.data())
 def test_arbitrary_bodies_are_decoded_or_refused(version, data):
     """Bytes that have the form of a packet reach further into the decoder."""
@@ -192,7 +192,7 @@ alias_steps = st.tuples(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(alias_steps, max_size=12))
 def test_topic_aliases(steps):
     """Section 3.3.2.3.4, against a model."""

@@ -105,7 +105,7 @@ def listed(properties: dict[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), client_id=texts, clean=st.booleans(), keepalive_s=st.integers(0, 65535))
 def test_connect_as_paho_reads_it(data, client_id, clean, keepalive_s):
     properties = named(data.draw(properties_of(PacketTypes.CONNECT, CONNECT_WITHOUT)))
@@ -140,7 +140,7 @@ def test_connect_as_paho_reads_it(data, client_id, clean, keepalive_s):
 
 
 @versions
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.data(), topics, payloads, st.integers(0, 2), st.booleans(), packet_ids
 )  # fmt: skip
@@ -165,7 +165,7 @@ def test_publish_as_paho_reads_it_and_back(version, data, topic, payload, qos, r
 
 
 @versions
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), filters, st.integers(0, 2), options, packet_ids)
 def test_subscribe_as_paho_reads_it(version, data, topic_filter, qos, option, packet_id):
     arguments: tuple[Any, ...] = (packet_id, topic_filter, qos)

@@ -16,6 +16,7 @@ from host_tests.tool_helpers import REPO, SETTINGS
 from signet.board import commands, deploy, esptool, real_flash
 from signet.device import flash_file
 from signet.errors import RefusedError, SignetError
+from signet.fleet.serving import free_port
 from signet.formats import flash
 from signet.image.stage1 import compile_stage1
 from trust.identity import Identity
@@ -183,11 +184,6 @@ def test_qemu_gets_the_flash_a_console_and_wifi(signet, folder, tmp_path):
     )
     done = signet("board", "emulate", folder / "flash.bin", "--dry-run", PATH=path)
     assert "a,, board" in done.stdout
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_one_flash_file_runs_once_and_one_port_is_used_once(signet, folder, tmp_path):

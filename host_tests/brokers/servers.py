@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from host_tests.brokers import install
+from host_tests.mqtt_broker import free_ports
 from host_tests.mqtt_certificates import Authority
 
 REPO = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ class Broker(ABC):
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self._authority = Authority(folder, "ca")
         self._certificate = self._authority.issue("server", "localhost", "localhost", LOOPBACK)
         self.device = self._client_of("device", "dev-0001")
@@ -204,7 +205,7 @@ log.console.level = warning
             self._CONFIGURATION.format(port=self.port, **self._tls)
         )
         (folder / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
-        self._names_port, self._nodes_port = free_port(), free_port()
+        self._names_port, self._nodes_port = free_ports(2)
         self._names: subprocess.Popen[bytes] | None = None
 
     def version(self) -> str:
@@ -300,11 +301,6 @@ class Amqtt(Broker):
 
 
 BROKERS: tuple[type[Broker], ...] = (Mosquitto, RabbitMQ, Aedes, Amqtt)
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float) -> None:

@@ -23,7 +23,7 @@ from demo.transcript import NotHeldError, Transcript
 from signet import files, locks
 from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
-from signet.fleet.serving import LOOPBACK, Fleet
+from signet.fleet.serving import LOOPBACK, Fleet, free_port
 from signet.fleet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
 from signet.formats import documents
 from signet.formats.flash import Flash
@@ -71,7 +71,8 @@ class Stage:
         self.pki = folder / "pki"
         self.flash = folder / "board/flash.bin"
         self.show = transcript
-        broker, images, ntp = _free_ports()
+        # They are burned into the board before the servers start.
+        broker, images, ntp = (free_port() for _ in range(3))
         self.fleet = Fleet(folder / "fleet", self.pki, bind, broker, images, ntp)
         self.board = VirtualBoard(folder / "board", on_line=self._show_console)
         self._shows_console = True
@@ -244,13 +245,6 @@ class Stage:
         stamp, _, line = stamped.partition(" ")
         if self._shows_console and not line.startswith(("Traceback", "  File")):
             self.show.said(f"{stamp[11:19]} | {line}")
-
-
-def _free_ports() -> list[int]:
-    """Three ports, broker, images and ntp: they are burned into the board before servers start."""
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(3)]
-        return [server.getsockname()[1] for server in servers]
 
 
 @contextlib.contextmanager

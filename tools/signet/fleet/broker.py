@@ -18,8 +18,8 @@ from signet.errors import SignetError
 from signet.pki.names import OPERATOR_NAME
 from signet.project import TOOLCHAIN
 
-_START_S = 10
-_STOP_S = 10
+_START_S = 60  # it takes a second; several on a loaded machine
+_STOP_S = 60
 _POLL_S = 0.02
 _MAX_QUOTE_LEN = 400
 _ACCESS_LIST = f"""\

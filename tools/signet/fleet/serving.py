@@ -5,8 +5,10 @@ identity, and the access list goes by that. Revoked certificates are not looked 
 """
 
 import asyncio
+import errno
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -22,9 +24,10 @@ from signet.fleet.image_server import ImageServer, server_context
 from signet.fleet.time_server import TimeServer
 
 LOOPBACK = "127.0.0.1"
+_PORTS = 20_000, 32_768
 
-_START_S = 10
-_STOP_S = 10
+_START_S = 60  # it takes a second; several on a loaded machine
+_STOP_S = 60
 
 
 class Fleet:
@@ -73,7 +76,9 @@ class Fleet:
                 f"cannot serve {self.folder} with the certificates in {self._pki}: {error}",
                 "signet pki init makes root-ca.pem, server.pem and server.key",
             ) from error
-        self.broker.port = self.broker.port or _free_port(self._bind)
+        self.broker.port = self.broker.port or free_port(self._bind)
+        self.images_port = self.images_port or free_port(self._bind)
+        self.ntp_port = self.ntp_port or free_port(self._bind)
         self.broker.start()
         self._background = _Background(
             ImageServer(self._images, self.folder / "images.log", context),
@@ -135,9 +140,17 @@ class _Background:
         self._loop.close()
 
 
-def _free_port(bind: str) -> int:
-    """A TCP port that is free now; should it be taken before mosquitto has it, that one says so."""
-    with socket.create_server(
-        (bind, 0), family=socket.AF_INET6 if ":" in bind else socket.AF_INET
-    ) as server:
-        return int(server.getsockname()[1])
+def free_port(bind: str = LOOPBACK) -> int:
+    """A TCP port that is free, and below those that a system gives to connections, from 32768 on.
+
+    One of these could be another's by the time that mosquitto listens, or after a restart.
+    """
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    while True:
+        port = random.randrange(*_PORTS)
+        try:
+            socket.create_server((bind, port), family=family).close()
+            return port
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
