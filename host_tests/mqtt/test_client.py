@@ -35,7 +35,7 @@ def test_publish(broker, observer, puppet, version):
 
 
 def test_subscribe(broker, observer, puppet, version):
-    client = puppet(broker.where, version, max_packet=4096)
+    client = puppet(broker.where, version, max_packet=4096, heap="128wK")  # to report 4000 bytes
     client.call("connect")
     observer.publish("down/kept", "before", retain=True)
     assert client.call("subscribe", "down/+", 2) == 2

@@ -34,13 +34,16 @@ def test_packets_do_not_wait_for_each_other(false_tls_broker, puppet):
     """Nagle's algorithm holds a small packet back until the one before it is acknowledged."""
     client = puppet(false_tls_broker.where)
     link = connected(client, false_tls_broker)
+    took_s = []
     for _ in range(20):
         link.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         start = time.monotonic()
         client.start("publish_fast", "a", "x", 3)
         for _ in range(3):
             link.packet()
-        assert time.monotonic() - start < 0.035  # Linux acknowledges after 40 ms at the earliest
+        took_s.append(time.monotonic() - start)
+    # Linux acknowledges after 40 ms at the earliest, so with Nagle's all of them take that long.
+    assert min(took_s) < 0.035
 
 
 def test_packet_is_one_write(false_tls_broker, puppet):
