@@ -66,10 +66,10 @@ bench-provision: setup ## measure provisioning; prints a table and writes build/
 
 brokers: setup ## try the MQTT client with other brokers, and for long; writes build/mqtt-brokers.md
 	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers
-	SIGNET_CHAOS=full $(BIN)/pytest host_tests/test_mqtt_chaos.py
+	SIGNET_CHAOS=full $(BIN)/pytest host_tests/mqtt/test_chaos.py
 
 fuzz: build/fuzz/stamp ## fuzz the MQTT decoders, each with RUNS=1000000 inputs
-	build/fuzz/venv/bin/python host_tests/fuzz_mqtt.py --runs $(RUNS)
+	build/fuzz/venv/bin/python host_tests/mqtt/fuzz.py --runs $(RUNS)
 
 firmware: ## build the sealed platform, CHIP=esp32|esp32s3|esp32c3 FLASH_MB=4|8|16 (needs ESP-IDF)
 	@$(PYTHON) tools/sealed_build.py --chip $(CHIP) --flash $(FLASH_MB)

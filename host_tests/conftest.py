@@ -15,7 +15,7 @@ TOOLCHAIN = REPO / ".toolchain/bin"
 VECTORS = REPO / f"build/test-vectors-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.json"
 
 # Helpers with asserts, which then say what they compared.
-pytest.register_assert_rewrite("host_tests.image_server", "host_tests.provisioning_bench")
+pytest.register_assert_rewrite("host_tests.firmware.image_server", "host_tests.provisioning.bench")
 
 # Whoever is started by a shell in the background ignores it, and so would what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

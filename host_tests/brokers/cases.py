@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from host_tests.brokers.bench import Bench, UnsupportedError, UntestedError, expect_qos
 from host_tests.brokers.peer import RefusedError
-from host_tests.mqtt_support import Puppet, RemoteError
+from host_tests.mqtt.puppet import Puppet, RemoteError
 
 COUNT = 20  # messages, where a few are not enough
 LARGE_LEN = 1_000_000

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from host_tests.brokers.bench import Bench, UnsupportedError, expect_qos
 from host_tests.brokers.cases import COUNT, Case, numbered, wait_until_up_again
 from host_tests.brokers.servers import wait_for
-from host_tests.mqtt_support import Puppet
+from host_tests.mqtt.puppet import Puppet
 
 
 def keep_alive(bench: Bench) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from host_tests.brokers import install
-from host_tests.mqtt_broker import free_ports
-from host_tests.mqtt_certificates import Authority
+from host_tests.mqtt.broker import free_ports
+from host_tests.mqtt.certificates import Authority
 
 REPO = Path(__file__).resolve().parents[2]
 HERE = REPO / "host_tests/brokers"
@@ -30,7 +30,8 @@ _STOP_S = 20
 class Broker(ABC):
     """What all have in common; a context manager.
 
-    port: mutual TLS. device, peer: where and how two clients connect, as mqtt_puppet.py takes it.
+    port: mutual TLS. device, peer: where and how two clients connect, as
+    host_tests/mqtt/puppet_device.py takes it.
     """
 
     name = ""

@@ -310,7 +310,7 @@ COSTLY = (
 
 
 def test_memory_is_bounded_by_the_packet():
-    """MicroPython's; test_mqtt_codec_bytes.py does the same for CPython."""
+    """MicroPython's; mqtt/test_codec_bytes.py does the same for CPython."""
     if not hasattr(gc, "mem_alloc"):
         return
     for properties in COSTLY:

@@ -2,10 +2,11 @@
 
 import sys
 
+from test_mqtt_v5 import LIMIT, PROPERTIES, Will, connected, decode, new, packet, refusal
+
 from mqtt import codec, reasons
 from mqtt.codec import MQTTRefusedError
 from mqtt.v5 import NO_LOCAL, RETAIN_AS_PUBLISHED, RETAIN_NEVER, RETAIN_NEW, V5
-from test_mqtt_v5 import LIMIT, PROPERTIES, Will, connected, decode, new, packet, refusal
 
 CONNECT_HEAD = b"\x00\x04MQTT\x05"
 

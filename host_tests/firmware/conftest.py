@@ -1,0 +1,122 @@
+"""Fixtures for the tests of the firmware: played time, a hasty updater, a world around a board.
+
+`world` needs the plugins for the tools and the fleet, too.
+"""
+
+import asyncio
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from host_tests.firmware.image_server import STALL_S, Result
+from host_tests.firmware.world import World
+from host_tests.played import Load, Machine, Ticks
+from host_tests.proxy import Proxy
+from signet.fleet.serving import Fleet
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
+
+
+@pytest.fixture
+def ticks() -> Ticks:
+    return Ticks()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def load(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, ticks: Ticks, tmp_path: Path
+) -> Iterator[Load]:
+    """Import a module of the firmware with played time, `machine`, and files in `tmp_path`."""
+
+    def load(name: str) -> ModuleType:
+        module = importlib.import_module("firmware." + name)
+        if hasattr(module, "time"):
+            monkeypatch.setattr(module, "time", ticks)
+        if hasattr(module, "asyncio"):
+            played = SimpleNamespace(
+                create_task=asyncio.create_task, sleep=ticks.sleep, sleep_ms=ticks.sleep_ms
+            )
+            monkeypatch.setattr(module, "asyncio", played)
+        for attribute in ("_PATH", "_CONFIG_PATH"):
+            if hasattr(module, attribute):
+                path = str(tmp_path) + getattr(module, attribute)
+                monkeypatch.setattr(module, attribute, path)
+        return module
+
+    before = {name for name in sys.modules if name.startswith("firmware")}
+    monkeypatch.setitem(sys.modules, "machine", machine)
+    yield load
+    for name in list(reversed(sys.modules)):  # what a package holds before the package
+        if name.startswith("firmware.") and name not in before:
+            parent, _, child = name.rpartition(".")
+            delattr(sys.modules[parent], child)
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    targets = {"broker": fleet.broker.port, "images": fleet.images_port}
+    with (
+        Proxy(targets) as proxy,
+        OperatorSession(keys, fleet.addresses["broker"], EVERYTHING_DEVICES_SAY) as operator,
+    ):
+        world = World(folder, keys, fleet, proxy, operator)
+        with world.board as board:
+            board.power_on(record_flash=True)
+            world.wait_for_state(0, version="1.0.0", status="confirmed")
+            yield world
+
+
+# No pauses between attempts, and short patience: everything else is as on a board.
+WAITS: dict[str, dict[str, float]] = {
+    "ondemand/download.py": {"_STALL_S": STALL_S},
+    "ondemand/updater.py": {"_BACKOFF_S": 0},
+}
+
+
+@pytest.fixture(scope="session")
+def firmware(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the firmware that waits less: const() cannot be patched."""
+    folder = tmp_path_factory.mktemp("patient")
+    shutil.copytree(repo / "firmware", folder / "firmware")
+    for name, values in WAITS.items():
+        path = folder / "firmware" / name
+        text = path.read_text()
+        for constant, value in values.items():
+            text, count = re.subn(rf"(?m)^{constant} = .*$", f"{constant} = {value}", text)
+            assert count == 1, constant
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def update(repo: Path, firmware: Path, micropython: Path) -> Callable[..., Result]:
+    """Run the board's updater against a port, with an order by its name in vectors.py."""
+
+    def run(port: int, order: str = "good", restarts: int = 0) -> Result:
+        started = time.monotonic()
+        done = subprocess.run(
+            [micropython, "-X", "heapsize=128wK", repo / "host_tests/pure/update_client.py",
+             repo, firmware, str(port), order, str(restarts)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = Result(**json.loads(done.stdout.splitlines()[-1]))
+        result.took_s = time.monotonic() - started
+        return result
+
+    return run

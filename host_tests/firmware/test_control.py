@@ -1,0 +1,172 @@
+"""`device` and `control` under CPython: what an application has, and commands."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from host_tests.played import Load, Ticks
+
+
+class Posts:
+    """What is posted and beaten."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[Any, ...]] = []
+        self.beats: list[tuple[Any, ...]] = []
+        self.uptime_ms = 61_999
+
+    def post(self, kind: str, message: dict[str, Any], qos: int) -> None:
+        self.messages.append((kind, message, qos))
+
+    def beat(self, name: str, ahead_s: float = 0) -> None:
+        self.beats.append((name, ahead_s))
+
+
+@pytest.fixture
+def posts() -> Posts:
+    return Posts()
+
+
+@pytest.fixture
+def device(load: Load, posts: Posts) -> SimpleNamespace:
+    record = {"id": "dev-0001", "model": "signet-test"}
+    found: SimpleNamespace = load("device").Device(record, "1.0.0", posts.post, posts)
+    return found
+
+
+def test_device(device: SimpleNamespace, posts: Posts, ticks: Ticks) -> None:
+    assert (device.id, device.model, device.version) == ("dev-0001", "signet-test", "1.0.0")
+    assert device.uptime_s() == 61
+    device.telemetry({"a": 1})
+    device.event("door", open=True)
+    assert posts.messages == [
+        ("telemetry", {"a": 1}, 0),
+        ("event", {"event": "door", "open": True}, 1),
+    ]
+    device.beat()
+    asyncio.run(device.sleep(90))
+    assert ticks.passed_ms == 90_000
+    assert posts.beats == [("app", 0), ("app", 90), ("app", 0)]
+
+
+def test_configuration_is_kept(load: Load, device: SimpleNamespace, posts: Posts) -> None:
+    control = load("ondemand.control")
+    control.load_config(device)
+    assert device.config == {}
+    control.configure(device, b'{"interval_s": 5}\n')
+    assert device.config == {"interval_s": 5}
+    assert posts.messages == [("event", {"event": "config", "ok": True}, 1)]
+    control.configure(device, b'{"interval_s": 5}\n')  # retained: comes at each connect
+    assert len(posts.messages) == 1
+    device.config = {}
+    control.load_config(device)
+    assert device.config == {"interval_s": 5}
+
+
+BAD_OBJECTS = {
+    "empty": b"",
+    "not JSON": b"interval=5",
+    "list": b"[1]",
+    "number": b"5",
+    "null": b"null",
+    "cut": b'{"interval_s": 6',
+    "cut in a string": b'{"interval_s": "6',
+    "not text": b"\x80\x81",
+    "two": b"{}{}",
+}
+
+
+@pytest.mark.parametrize("name", BAD_OBJECTS)
+def test_bad_configuration(
+    load: Load, device: SimpleNamespace, posts: Posts, tmp_path: Path, name: str
+) -> None:
+    control = load("ondemand.control")
+    control.configure(device, b'{"interval_s":5}')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    control.configure(device, BAD_OBJECTS[name])
+    assert device.config == {"interval_s": 5}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    kind, message, _ = posts.messages[-1]
+    assert (kind, message["event"], message["ok"]) == ("event", "config", False)
+    assert message["reason"]
+
+
+def test_configuration_that_is_too_long(load: Load, device: SimpleNamespace, posts: Posts) -> None:
+    control = load("ondemand.control")
+    longest = b'{"a":"' + b"x" * (1024 - 8) + b'"}'
+    control.configure(device, longest)
+    assert len(device.config["a"]) == 1016
+    control.configure(device, b" " + longest)
+    assert posts.messages[-1][1]["reason"] == "1025 bytes, expected up to 1024"
+    control.load_config(device)
+    assert len(device.config["a"]) == 1016
+
+
+@pytest.mark.parametrize("name", BAD_OBJECTS)
+def test_damaged_configuration_file(
+    load: Load, device: SimpleNamespace, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "config.json").write_bytes(BAD_OBJECTS[name])
+    device.config = {"stale": True}
+    load("ondemand.control").load_config(device)
+    assert device.config == {}
+
+
+def command(load: Load, device: SimpleNamespace, posts: Posts, payload: bytes) -> dict[str, Any]:
+    """The event that answers a command."""
+    asyncio.run(load("ondemand.control").command(device, payload))
+    ((kind, message, qos),) = posts.messages
+    assert (kind, qos, message.pop("event")) == ("event", 1, "command")
+    posts.messages.clear()
+    found: dict[str, Any] = message
+    return found
+
+
+def test_commands(load: Load, device: SimpleNamespace, posts: Posts) -> None:
+    async def later(device: SimpleNamespace, args: dict[str, Any]) -> list[Any]:
+        await asyncio.sleep(0)
+        return [device.id, args]
+
+    device.commands = {"now": lambda device, args: args.get("a"), "later": later}
+    cases = {
+        b'{"id":1,"command":"now","args":{"a":2}}': {"id": 1, "ok": True, "result": 2},
+        b'{"id":"x","command":"now"}': {"id": "x", "ok": True, "result": None},
+        b'{"command":"later","args":{}}': {"id": None, "ok": True, "result": ["dev-0001", {}]},
+    }
+    for payload, answer in cases.items():
+        assert command(load, device, posts, payload) == answer
+
+
+def test_bad_commands(load: Load, device: SimpleNamespace, posts: Posts) -> None:
+    def fail(device: SimpleNamespace, args: dict[str, Any]) -> None:
+        raise RuntimeError("stuck")
+
+    async def fail_later(device: SimpleNamespace, args: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        raise OSError(5, "bus")
+
+    device.commands = {
+        "fail": fail,
+        "fail later": fail_later,
+        "no JSON": lambda device, args: object(),
+        "wrong arguments": lambda device: 1,
+    }
+    cases = {
+        b'{"id":1,"command":"fail"}': (1, "RuntimeError: stuck"),
+        b'{"id":1,"command":"fail later"}': (1, "OSError: [Errno 5] bus"),
+        b'{"id":1,"command":"no JSON"}': (1, "TypeError: "),
+        b'{"id":1,"command":"wrong arguments"}': (1, "TypeError: "),
+        b'{"id":1,"command":"reboot"}': (1, "ValueError: no command 'reboot'"),
+        b'{"id":1}': (1, "ValueError: no command None"),
+        b'{"id":1,"command":[]}': (1, "TypeError: "),
+    }
+    for payload, (ident, reason) in cases.items():
+        answer = command(load, device, posts, payload)
+        assert (answer["id"], answer["ok"]) == (ident, False)
+        assert answer["reason"].startswith(reason)
+    for payload in BAD_OBJECTS.values():
+        answer = command(load, device, posts, payload)
+        assert (answer["id"], answer["ok"]) == (None, False)
