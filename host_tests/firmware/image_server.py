@@ -11,7 +11,6 @@ from typing import Any
 import slots
 
 BLOCK = 4096
-STALL_S = 0.3
 CONFIRMED, EMPTY, TRYING = 3, 0, 2
 ATTEMPTS = 6  # the first one and five more
 PATH = "/images/signet-test/1.1.0.img"

@@ -106,8 +106,8 @@ def test_a_message_for_nobody_is_an_error(keys, fleet):
 
 
 def test_a_packet_over_the_limit_ends_the_session(devices, fleet):
-    device = OperatorSession(devices / "dev-0001", fleet.addresses["broker"], timeout_s=1)
-    with device, pytest.raises(SignetError, match="did not acknowledge"):
+    device = OperatorSession(devices / "dev-0001", fleet.addresses["broker"], timeout_s=5)
+    with device, pytest.raises(SignetError, match="did not acknowledge"):  # after these seconds
         device.publish("signet/dev-0001/up/event", b"x" * 9000)
 
 
@@ -228,7 +228,7 @@ def fake_server(request, keys, tmp_path):
 def test_a_devices_certificate_is_no_servers(keys, fake_server):
     """Or any device could play broker to the others: for the tools, …"""
     port, usage = fake_server
-    operator = OperatorSession(keys, f"{LOOPBACK}:{port}", timeout_s=2)
+    operator = OperatorSession(keys, f"{LOOPBACK}:{port}", timeout_s=WAIT_S)
     # The good certificate only gets the fake server as far as being no broker.
     why = "unsuitable certificate purpose" if usage == "clientAuth" else "did not|closed"
     with pytest.raises(SignetError, match=why), operator:

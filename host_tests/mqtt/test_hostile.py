@@ -286,7 +286,7 @@ def test_close_in_the_tls_handshake(false_tls_broker, broker, puppet, offset):
     with Proxy({"broker": broker.where["port"]}) as proxy:
         route = proxy.routes["broker"]
         route.cut_after = offset
-        client = puppet({**broker.where, "port": route.port}, timeout_s=2)
+        client = puppet({**broker.where, "port": route.port})
         before = client.state()
         with pytest.raises(RemoteError, match=r"^MQTT(Connection|Timeout)Error"):
             client.call("connect")

@@ -67,7 +67,7 @@ ANSWERS_TO_CONNECT = {
 
 def test_answers_to_connect(false_broker_5, puppet):
     """And nobody is ever sent elsewhere."""
-    client = puppet(false_broker_5.where, 5, timeout_s=1)
+    client = puppet(false_broker_5.where, 5)
     with unharmed(client, false_broker_5):
         for name, (answer, expected) in ANSWERS_TO_CONNECT.items():
             answer_connect(client, false_broker_5, name, answer, expected)
