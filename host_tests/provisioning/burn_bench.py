@@ -1,5 +1,6 @@
 """A virtual chip of espefuse's, with plan, key and flash: what the tests of burning share."""
 
+import itertools
 import json
 import subprocess
 from dataclasses import dataclass
@@ -65,21 +66,26 @@ class Bench:
         """What a cut after `count` steps leaves, by espefuse alone."""
         digest = folder / "digest.bin"
         run_program("espsecure", "digest-sbv2-public-key", "-k", self.release, "-o", digest)
-        for step in self.steps()[:count]:
-            name, value = step["efuse"], step["value"]
-            if step["action"] == "key":
-                file = self.key if value == "flash key" else digest
-                if self.chip == "esp32":
-                    alias = "flash_encryption" if value == "flash key" else "secure_boot_v2"
-                    self.espefuse("burn-key", alias, file, "--no-protect-key")
-                else:
-                    purpose = "XTS_AES_128_KEY" if value == "flash key" else "SECURE_BOOT_DIGEST0"
-                    protect = ("--no-read-protect", "--no-write-protect")
-                    self.espefuse("burn-key", name, file, purpose, *protect)
-            elif "KEY_PURPOSE" not in name:  # burn-key has burned those
-                burn = step["action"] == "burn"
-                command = "burn-efuse" if burn else f"{step['action']}-efuse"
-                self.espefuse(command, name, *([value] if burn else []))
+        steps = [step for step in self.steps()[:count] if "KEY_PURPOSE" not in step["efuse"]]
+        for action, run in itertools.groupby(steps, lambda step: step["action"]):
+            if action == "key":  # with its purpose
+                for step in run:
+                    self._burn_key(step["efuse"], step["value"] == "flash key", digest)
+            elif action == "burn":
+                words = [word for step in run for word in (step["efuse"], step["value"])]
+                self.espefuse("burn-efuse", *words)
+            else:
+                self.espefuse(f"{action}-efuse", *[step["efuse"] for step in run])
+
+    def _burn_key(self, efuse: str, is_flash_key: bool, digest: Path) -> None:
+        file = self.key if is_flash_key else digest
+        if self.chip == "esp32":
+            alias = "flash_encryption" if is_flash_key else "secure_boot_v2"
+            self.espefuse("burn-key", alias, file, "--no-protect-key")
+        else:
+            purpose = "XTS_AES_128_KEY" if is_flash_key else "SECURE_BOOT_DIGEST0"
+            protect = ("--no-read-protect", "--no-write-protect")
+            self.espefuse("burn-key", efuse, file, purpose, *protect)
 
 
 def write_word(path: Path, offset: int, value: int) -> None:

@@ -5,6 +5,7 @@ espefuse itself reads every result back: its summary is the oracle.
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,15 +40,31 @@ EXPECTED["esp32c3"] = {
 }
 
 
+# Summary and journal of a sealed chip: a start of espefuse takes a third of a second, and a chip
+# two dozen of them. Plan and key are the same for the session.
+Sealed = tuple[dict[str, dict[str, object]], str]
+
+
+@pytest.fixture(scope="session")
+def sealed() -> dict[str, Sealed]:
+    return {}
+
+
+def seal(bench: Bench, sealed: dict[str, Sealed]) -> subprocess.CompletedProcess[str]:
+    done = bench.burn()
+    assert done.returncode == 0, done.stderr
+    sealed[bench.chip] = bench.summary(), bench.plan.with_name("plan.json.journal").read_text()
+    return done
+
+
 @pytest.mark.parametrize("chip", NAMES)
 def test_a_chip_is_sealed_as_planned(
-    chip: str, bench_of: Callable[[str], Bench], tmp_path: Path
+    chip: str, bench_of: Callable[[str], Bench], sealed: dict[str, Sealed], tmp_path: Path
 ) -> None:
     bench = bench_of(chip)
     assert mode(bench.key) == 0o600
-    done = bench.burn()
-    assert done.returncode == 0, done.stderr
-    found = bench.summary()
+    done = seal(bench, sealed)
+    found = sealed[chip][0]
     for name, value in EXPECTED[chip].items():
         assert int(str(found[name]["raw_value"]), 16) == value, name
     digest = tmp_path / "digest.bin"
@@ -105,23 +122,24 @@ def test_dry_run_changes_nothing(chip: str, bench_of: Callable[[str], Bench]) ->
 
 
 # After the first key; before and after the flash key is hidden; before the last two steps. Each on
-# one chip: a start of espefuse takes half a second, and a chip dozens of them.
+# one chip.
 CUTS = [("esp32", 0), ("esp32", 1), ("esp32s3", -2), ("esp32c3", None)]
 
 
 @pytest.mark.parametrize(("chip", "where"), CUTS)
 def test_goes_on_after_a_cut(
-    chip: str, where: int | None, bench_of: Callable[[str], Bench], tmp_path: Path
-) -> None:
+    chip: str, where: int | None, bench_of: Callable[[str], Bench],
+    sealed: dict[str, Sealed], tmp_path: Path,
+) -> None:  # fmt: skip
     """espefuse burns the first steps; `apply` finds exactly those, and finishes.
 
     where: steps behind those before the flash key is hidden; negative, from the end; None: one.
     """
     bench = bench_of(chip)
     blank, count = bench.efuses.read_bytes(), len(bench.steps())
-    assert bench.burn().returncode == 0
-    whole = bench.summary()
-    journal = bench.plan.with_name("plan.json.journal").read_text()
+    if chip not in sealed:
+        seal(bench, sealed)
+    whole, journal = sealed[chip]
     hidden = next(i for i, step in enumerate(bench.steps()) if step["action"] == "read-protect")
     cut = 1 if where is None else hidden + where if where >= 0 else count + where
     bench.efuses.write_bytes(blank)
