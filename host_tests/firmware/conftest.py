@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import functools
 import importlib
 import json
 import re
@@ -17,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from host_tests.firmware.image_server import STALL_S, Result
+from host_tests.firmware.image_server import PATIENCE_S, Result
 from host_tests.firmware.world import World
 from host_tests.played import Load, Machine, Ticks
 from host_tests.proxy import Proxy
@@ -81,38 +82,45 @@ def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
             yield world
 
 
-# No pauses between attempts, and short patience: everything else is as on a board.
-WAITS: dict[str, dict[str, float]] = {
-    "ondemand/download.py": {"_STALL_S": STALL_S},
-    "ondemand/updater.py": {"_BACKOFF_S": 0},
-}
-
-
 @pytest.fixture(scope="session")
-def firmware(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a copy of the firmware that waits less: const() cannot be patched."""
-    folder = tmp_path_factory.mktemp("patient")
-    shutil.copytree(repo / "firmware", folder / "firmware")
-    for name, values in WAITS.items():
-        path = folder / "firmware" / name
-        text = path.read_text()
-        for constant, value in values.items():
-            text, count = re.subn(rf"(?m)^{constant} = .*$", f"{constant} = {value}", text)
+def firmware(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
+    """Folders with a copy of the firmware that has another patience: const() cannot be patched."""
+
+    @functools.cache
+    def make(stall_s: float) -> Path:
+        folder = tmp_path_factory.mktemp("patient")
+        shutil.copytree(repo / "firmware", folder / "firmware")
+        # No pauses between attempts; everything else is as on a board.
+        for name, constant, value in (
+            ("download.py", "_STALL_S", stall_s), ("updater.py", "_BACKOFF_S", 0)
+        ):  # fmt: skip
+            path = folder / "firmware/ondemand" / name
+            new = f"{constant} = {value}"
+            text, count = re.subn(rf"(?m)^{constant} = .*$", new, path.read_text())
             assert count == 1, constant
-        path.write_text(text)
-    return folder
+            path.write_text(text)
+        return folder
+
+    return make
 
 
 @pytest.fixture
-def update(repo: Path, firmware: Path, micropython: Path) -> Callable[..., Result]:
-    """Run the board's updater against a port, with an order by its name in vectors.py."""
+def update(
+    repo: Path, firmware: Callable[[float], Path], micropython: Path
+) -> Callable[..., Result]:
+    """Run the board's updater against a port, with an order by its name in vectors.py.
 
-    def run(port: int, order: str = "good", restarts: int = 0) -> Result:
+    stall_s: how long it waits for a block; few seconds only where that is what a test is about.
+    """
+
+    def run(
+        port: int, order: str = "good", restarts: int = 0, stall_s: float = PATIENCE_S
+    ) -> Result:
         started = time.monotonic()
         done = subprocess.run(
             [micropython, "-X", "heapsize=128wK", repo / "host_tests/pure/update_client.py",
-             repo, firmware, str(port), order, str(restarts)],
-            capture_output=True, text=True, timeout=60,
+             repo, firmware(stall_s), str(port), order, str(restarts)],
+            capture_output=True, text=True, timeout=2 * PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         result = Result(**json.loads(done.stdout.splitlines()[-1]))
