@@ -18,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from host_tests.firmware.image_server import Result
+from host_tests.firmware.image_server import PATIENCE_S, Result
 from host_tests.firmware.world import World
 from host_tests.played import Load, Machine, Ticks
 from host_tests.proxy import Proxy
@@ -84,21 +84,19 @@ def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
 
 @pytest.fixture(scope="session")
 def firmware(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
-    """Makes a folder with a copy of the firmware that waits so long for a server, and does not
-    pause between attempts: const() cannot be patched."""
+    """Folders with a copy of the firmware that has another patience: const() cannot be patched."""
 
     @functools.cache
     def make(stall_s: float) -> Path:
         folder = tmp_path_factory.mktemp("patient")
         shutil.copytree(repo / "firmware", folder / "firmware")
+        # No pauses between attempts; everything else is as on a board.
         for name, constant, value in (
-            ("download", "_STALL_S", stall_s),
-            ("updater", "_BACKOFF_S", 0),
-        ):
-            path = folder / f"firmware/ondemand/{name}.py"
-            text, count = re.subn(
-                rf"(?m)^{constant} = .*$", f"{constant} = {value}", path.read_text()
-            )
+            ("download.py", "_STALL_S", stall_s), ("updater.py", "_BACKOFF_S", 0)
+        ):  # fmt: skip
+            path = folder / "firmware/ondemand" / name
+            new = f"{constant} = {value}"
+            text, count = re.subn(rf"(?m)^{constant} = .*$", new, path.read_text())
             assert count == 1, constant
             path.write_text(text)
         return folder
@@ -110,14 +108,19 @@ def firmware(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 def update(
     repo: Path, firmware: Callable[[float], Path], micropython: Path
 ) -> Callable[..., Result]:
-    """Run the board's updater against a port, with an order by its name in vectors.py."""
+    """Run the board's updater against a port, with an order by its name in vectors.py.
 
-    def run(port: int, order: str = "good", restarts: int = 0, stall_s: float = 30) -> Result:
+    stall_s: how long it waits for a block; few seconds only where that is what a test is about.
+    """
+
+    def run(
+        port: int, order: str = "good", restarts: int = 0, stall_s: float = PATIENCE_S
+    ) -> Result:
         started = time.monotonic()
         done = subprocess.run(
             [micropython, "-X", "heapsize=128wK", repo / "host_tests/pure/update_client.py",
              repo, firmware(stall_s), str(port), order, str(restarts)],
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=2 * PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         result = Result(**json.loads(done.stdout.splitlines()[-1]))

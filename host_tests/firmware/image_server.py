@@ -11,6 +11,8 @@ from typing import Any
 import slots
 
 BLOCK = 4096
+PATIENCE_S = 60  # of a board, in all but what is about it
+STALL_S = 0.3
 CONFIRMED, EMPTY, TRYING = 3, 0, 2
 ATTEMPTS = 6  # the first one and five more
 PATH = "/images/signet-test/1.1.0.img"

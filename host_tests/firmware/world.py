@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
@@ -62,6 +63,7 @@ class World:
         )  # fmt: skip
         (folder / "board").mkdir()
         flash_file.provision(settings, keys, folder / "1.0.0.img", REPO, folder / "board/flash.bin")
+        copyfile(folder / "board/flash.bin", folder / "provisioned.bin")
         self.board = VirtualBoard(folder / "board")
 
     def sign(self, content: bytes, key: Any = None) -> bytes:

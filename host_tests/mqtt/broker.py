@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from host_tests.mqtt.certificates import Authority
 
 LOOPBACK = "127.0.0.1"
+_CLAIMS: list[socket.socket] = []
 TIMEOUT_S = 60  # for anything that a test waits for; reached by what hangs alone
 
 # paho's names of properties, and the client's.
@@ -149,15 +150,22 @@ def tls_address(port: int, authority: Authority) -> dict[str, Any]:
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens at, below those that a system gives to connections.
 
-    One of these could be another's by the time that a broker listens, or while it restarts.
+    One of these could be another's by the time that a broker listens, or while it restarts.  Other
+    workers and runs do not get them before this process ends: each holds a name for its own.
     """
-    ports: set[int] = set()
+    ports: list[int] = []
     while len(ports) < count:
         port = random.randrange(10_000, 20_000)
-        with contextlib.suppress(OSError):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0signet-test-port-{port}")
             socket.create_server((LOOPBACK, port)).close()
-            ports.add(port)
-    return list(ports)
+        except OSError:
+            claim.close()
+        else:
+            _CLAIMS.append(claim)
+            ports.append(port)
+    return ports
 
 
 def _wait_for_port(port: int) -> None:
