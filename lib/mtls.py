@@ -16,6 +16,8 @@ from asyncio import core
 import tls
 from micropython import const
 
+from deadline import within
+
 # mbedTLS, ssl.h; stock ESP32 builds give the numbers without a text.
 _FATAL_ALERT = const(-0x7780)
 _UNEXPECTED_MESSAGE = const(-0x7700)
@@ -54,25 +56,10 @@ async def open_stream(host, port, context, timeout_s=30):
     host: what the server's certificate must be for, DNS name or IP address.
     Raises TLSError, and OSError for what happens below TLS.
     """
-    task = asyncio.current_task()
-    late = False
-
-    async def give_up():
-        nonlocal late
-        await asyncio.sleep(timeout_s)
-        late = True
-        task.cancel()
-
-    # Not `asyncio.wait_for`: if we are cancelled as it is done, it loses an open stream.
-    timer = asyncio.create_task(give_up())
     try:
-        stream = await _open(host, port, context)
-    except asyncio.CancelledError:
-        if late:
-            raise TLSError("no TLS connection to %s:%d within %d s" % (host, port, timeout_s))
-        raise
-    finally:
-        timer.cancel()
+        stream = await within(timeout_s, _open(host, port, context))
+    except asyncio.TimeoutError:
+        raise TLSError("no TLS connection to %s:%d within %d s" % (host, port, timeout_s))
     return stream, stream
 
 

@@ -9,6 +9,8 @@ from time import ticks_diff, ticks_ms
 
 from micropython import const
 
+import deadline
+
 from .codec import MQTTError
 
 _SLICE_MS = const(10)  # a task that sends without a pause keeps others waiting for so long
@@ -27,30 +29,11 @@ class MQTTTimeoutError(MQTTConnectionError):
 
 
 async def within(timeout_s, coroutine, text):
-    """The result of a coroutine; MQTTTimeoutError, with `text` in it, if it takes longer.
-
-    It runs in the caller's task.  `asyncio.wait_for` runs it in another, and if the caller is
-    cancelled when that is done, loses either its result, an open stream perhaps, or the
-    cancellation.
-    """
-    task = asyncio.current_task()
-    late = False
-
-    async def give_up():
-        nonlocal late
-        await asyncio.sleep(timeout_s)
-        late = True
-        task.cancel()
-
-    timer = asyncio.create_task(give_up())
+    """The result of a coroutine; MQTTTimeoutError, with `text` in it, if it takes longer."""
     try:
-        return await coroutine
-    except asyncio.CancelledError:
-        if late:
-            raise MQTTTimeoutError("%s within %d s" % (text, timeout_s))
-        raise
-    finally:
-        timer.cancel()
+        return await deadline.within(timeout_s, coroutine)
+    except asyncio.TimeoutError:
+        raise MQTTTimeoutError("%s within %d s" % (text, timeout_s))
 
 
 class Link:
