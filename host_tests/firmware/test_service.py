@@ -1,8 +1,6 @@
 """Consoles that open: by a service token, and in a dev image. Virtual boards, a real broker."""
 
 import json
-import os
-import signal
 import struct
 import time
 from collections.abc import Callable
@@ -232,7 +230,7 @@ def test_ctrl_c_ends_a_dev_image_in_the_repl(make_profiled):
     with make_profiled("dev", "Ctrl-C") as board:
         board.power_on()
         board.wait_for_line("signet: debug: ", WAIT_S)
-        os.kill(board._cycle._process.pid, signal.SIGINT)
+        assert board.type(b"\x03") == 1
         board.wait_for(lambda board: board.boots[-1].exit == Exit.REPL, WAIT_S)
         watchdog_left_ms = struct.unpack_from("<I", (board.folder / "rtc").read_bytes(), 12)[0]
     assert watchdog_left_ms > 6 * 86_400_000  # or it would end the REPL
