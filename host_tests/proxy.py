@@ -17,7 +17,7 @@ _CHUNK_LEN = 1024  # small, so that faults come at a precise place and a stalled
 # A board closes one connection and opens the next at once; the event loop can learn of both in the
 # same turn, in either order. Before a connection counts, the loop has time to see another's end.
 _SETTLE_TURNS = 20
-_START_S = 10
+_WAIT_S = 60  # for the event loop; reached by what hangs alone
 
 
 class Route:
@@ -48,6 +48,7 @@ class Proxy:
         self.routes = {name: Route(port) for name, port in targets.items()}
         self.open = 0  # connections that clients hold open now
         self.max_open = 0  # most of them at a time, over all routes
+        self._servers: list[asyncio.Server] = []
         self._connected: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -56,19 +57,25 @@ class Proxy:
         self._thread.start()
         for route in self.routes.values():
             route.port = asyncio.run_coroutine_threadsafe(self._listen(route), self._loop).result(
-                _START_S
+                _WAIT_S
             )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.drop()
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_WAIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def drop(self) -> None:
         """Reset every connection that is open now."""
-        asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result(_START_S)
+        asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result(_WAIT_S)
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        await asyncio.sleep(0)  # a connection that was accepted in this turn begins in the next
+        await self._drop()
 
     async def _drop(self) -> None:
         for task in self._connected:
@@ -89,6 +96,7 @@ class Proxy:
                 self._connected.discard(task)
 
         server = await asyncio.start_server(serve, LOOPBACK, 0)
+        self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
     async def _serve(
