@@ -69,7 +69,11 @@ class Station:
 
 
 @pytest.fixture
-def station(tmp_path, keys, project, signed_file):
+def station(tmp_path, keys, project, signed_file, monkeypatch):
+    # esptool waits 0.2 s for a stub to start: here a thread of the test's has to answer.
+    patience = tmp_path / "esptool.cfg"
+    patience.write_text("[esptool]\ntimeout = 10\nmem_end_rom_timeout = 10\nsync_timeout = 1\n")
+    monkeypatch.setenv("ESPTOOL_CFGFILE", str(patience))
     template = flash_file.prepare(keys, signed_file, project, SETTINGS.model, SETTINGS.profile)
     signed_file.unlink()
     return Station(tmp_path, keys, template)
