@@ -40,10 +40,10 @@ qemu: setup ## start the flash of a real board in an ESP32 emulator: FLASH=… [
 	$(BIN)/signet board emulate $(FLASH) --port $(or $(CONSOLE_PORT),5555)
 
 test: setup ## run all tests, under CPython and under MicroPython
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n auto
 
 test-quick: setup ## run some tests of every part, in 90 seconds: all pure ones, of each other file the first
-	$(BIN)/pytest -n auto --dist loadfile --quick=1
+	$(BIN)/pytest -n auto --quick=1
 
 check: lint types test ## what CI runs: lint, types and tests
 

@@ -6,8 +6,10 @@ import signal
 import subprocess
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 REPO = Path(__file__).resolve().parent.parent
 PURE = REPO / "host_tests/pure"
@@ -27,6 +29,23 @@ os.environ["SIGNET_VECTORS"] = str(VECTORS)
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: two for each processor, as many tests wait for a clock or a process."""
     return 2 * len(os.sched_getaffinity(0))
+
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """A file to a worker, in its order: its tests may share a board.
+
+    But those of burning one by one, for they share nothing and take longest; single tests are given
+    out last, so that all workers end at about the same time.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return nodeid if "/test_burn" in path else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    return _ByFile(config, log)
 
 
 # `make test-quick`. There is no list of quick tests to keep: a file begins with what matters most,
