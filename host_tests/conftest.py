@@ -5,6 +5,7 @@ import platform
 import signal
 import subprocess
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 REPO = Path(__file__).resolve().parent.parent
 PURE = REPO / "host_tests/pure"
 TOOLCHAIN = REPO / ".toolchain/bin"
-VECTORS = REPO / f"build/test-vectors-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.json"
+VECTORS = REPO / f"build/test-vectors-{os.getpid()}.json"  # of this worker, of this run
 
 # Helpers with asserts, which then say what they compared.
 pytest.register_assert_rewrite("host_tests.firmware.image_server", "host_tests.provisioning.bench")
@@ -108,13 +109,14 @@ def mosquitto() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vectors() -> Path:
+def vectors() -> Iterator[Path]:
     """The file with what pure tests cannot make: keys and signatures, made for this run."""
     from host_tests.vectors import write  # here: few runs of a single test need it
 
     VECTORS.parent.mkdir(exist_ok=True)
     write(VECTORS)
-    return VECTORS
+    yield VECTORS
+    VECTORS.unlink()
 
 
 @pytest.fixture(autouse=True)

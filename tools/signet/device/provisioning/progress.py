@@ -42,6 +42,7 @@ class Progress:
         """One more board is done with."""
         self._done += 1
         self._bar.advance(self._task)
-        if self._bar.disable and time.monotonic() >= self._line_due:
+        is_due = self._done < self._total and time.monotonic() >= self._line_due
+        if self._bar.disable and is_due:
             click.echo(f"signet: {self._done} of {self._total} boards", err=True)
             self._line_due = time.monotonic() + _LINE_S
