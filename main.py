@@ -7,7 +7,7 @@ import machine
 import vfs
 from esp32 import Partition
 
-from trust import TrustError
+from romfs import Archive, Blocks
 
 
 def run():
@@ -22,8 +22,8 @@ def run():
     global _mount_slot
     boot, watchdog = _mount_slot()
     _mount_slot = None  # on a stock build its code is in the heap, which the agent needs
-    # No "" and no "/lib": what a slot imports comes out of the slot, or of stage 1's own package.
-    sys.path[:] = ("/slot", "/slot/lib", ".frozen")
+    # No "" and no "/lib": what a slot imports comes out of the slot, or of stage 1's own packages.
+    sys.path[:] = ("/slot", ".frozen")
     from firmware.ondemand import unload
 
     unload()  # the verifier, before the agent needs its memory
@@ -34,6 +34,11 @@ def run():
 
 def _mount_slot():
     """Verify a slot and mount it; a function, so that the verifier can be dropped after it."""
+    if "/lib" in sys.path:  # a stock build; a sealed one has the verifier frozen
+        blocks = Blocks("/stage1.romfs")  # one file, as to look for seven takes littlefs a while
+        vfs.mount(Archive(blocks, 0, blocks.length), "/stage1", readonly=True)
+        sys.path.insert(0, "/stage1")
+    from trust import TrustError
     from trust.boot import select
     from trust.state import BootState
 
@@ -41,7 +46,7 @@ def _mount_slot():
     identity = Partition.find(0x3F, label="esp_secure_cert")
     if not identity:
         raise TrustError("no esp_secure_cert partition in the partition table")
-    boot, files = select(
+    boot, length = select(
         identity[0],
         BootState(Partition("bootstate")),
         (Partition("slot_a"), Partition("slot_b")),
@@ -49,9 +54,12 @@ def _mount_slot():
     )
     print("signet: slot %s verified: %s" % ("ab"[boot.running], boot.version))
     watchdog = machine.WDT(timeout=boot.record["watchdog_s"] * 1000)
-    # The default read size of 32 makes imports twice as slow; littlefs takes three buffers of four
-    # times the size from the heap, where an agent that is connected has no room for larger ones.
-    vfs.mount(vfs.VfsLfs2(files, readsize=64, progsize=64), "/slot", readonly=True)
+    slot = Archive(boot.slots[boot.running], 4096, length)
+    if hasattr(vfs, "VfsRom"):
+        from romfs.files import in_place
+
+        slot = in_place(slot, vfs.VfsRom)
+    vfs.mount(slot, "/slot", readonly=True)
     return boot, watchdog
 
 
@@ -61,4 +69,5 @@ def note_failure(error):
     reason = "%s: %s" % (type(error).__name__, error)
     machine.RTC().memory(restarts + b" " + reason[:200].encode())
     # Without a slot to run there is nobody to be quick for.
-    time.sleep(5 if isinstance(error, TrustError) else 1)
+    trust = sys.modules.get("trust")
+    time.sleep(5 if trust and isinstance(error, trust.TrustError) else 1)

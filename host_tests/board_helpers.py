@@ -44,7 +44,7 @@ def make_board(folder: Path, main: str = "", boot: str = "", **partitions: bytes
     scripts = {"/boot.py": boot.encode(), "/main.py": main.encode()}
     files = {path: text for path, text in scripts.items() if text}
     blocks = BY_LABEL["vfs"].size // flash.SECTOR_LEN
-    chip.write("vfs", filesystem.pack(files, filesystem.VFS, blocks))
+    chip.write("vfs", filesystem.pack(files, blocks))
     for label, content in partitions.items():
         chip.write(label, content)
     chip.save_new(folder / "flash.bin")

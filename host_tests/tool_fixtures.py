@@ -31,7 +31,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("boot.py", "main.py", slot_image.LAYOUT):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / name, folder / name)
-    shutil.copytree(REPO / "lib/trust", folder / "lib/trust")
+    for name in ("lib/romfs", "lib/trust"):
+        shutil.copytree(REPO / name, folder / name)
     for name, text in _FIRMWARE.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

@@ -8,8 +8,8 @@ modules beside this folder stay.  A new module needs no entry anywhere.
 import gc
 import sys
 
-# Besides: stage 1's modules, of which the package itself stays, and what only connecting needs.
-_PLACES = (__name__ + ".", "trust.", "mqtt.connect")
+# Besides: stage 1's modules, of which the packages themselves stay, and what only connecting needs.
+_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect")
 
 
 def unload():

@@ -18,7 +18,7 @@ from trust import TrustError, block_count
 BLOCK_LEN = const(4096)
 
 _EMPTY = const(0)  # trust.state.EMPTY, without keeping that module
-_SAVE_EVERY = const(16)  # blocks; a restart repeats fewer than these
+_SAVE_EVERY = const(4)  # blocks; a restart repeats fewer than these
 
 
 class InstallError(TrustError):

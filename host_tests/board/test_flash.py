@@ -58,8 +58,8 @@ def test_partition_lookups(tmp_path: Path) -> None:
         "['slot_a']",
         "[] []",
         "(63, 0, 3211264, 8192, 'esp_secure_cert', False)",
-        "48",
-        "(1, 129, 4014080, 180224, 'vfs', False) 0",
+        "32",
+        "(1, 129, 3751936, 442368, 'vfs', False) 0",
         "ota_0 ota_0",
         "ota_1 ota_0",
         "OSError (2,)",
@@ -137,7 +137,7 @@ def test_the_stock_flash_map_gets_a_vfs_of_what_is_left(tmp_path: Path) -> None:
         board.wait_until_stopped()
         assert said(board) == ["Performing initial setup"]
     content = (tmp_path / "flash.bin").read_bytes()[0x310000:]
-    assert list(filesystem.list_files(content, filesystem.VFS)) == ["/boot.py"]
+    assert list(filesystem.list_files(content)) == ["/boot.py"]
 
 
 # Platform updates through otadata.

@@ -21,9 +21,9 @@ MAP = [
     *OTA[:-1],
     ("esp_secure_cert", 0x3F, 0x00, 0x310000, 0x2000),
     ("bootstate", 1, 0x40, 0x312000, 0x2000),
-    ("slot_a", 1, 0x41, 0x314000, 0x60000),
-    ("slot_b", 1, 0x42, 0x374000, 0x60000),
-    ("vfs", 1, 0x81, 0x3D4000, 0x2C000),
+    ("slot_a", 1, 0x41, 0x314000, 0x40000),
+    ("slot_b", 1, 0x42, 0x354000, 0x40000),
+    ("vfs", 1, 0x81, 0x394000, 0x6C000),
 ]
 
 
@@ -122,7 +122,7 @@ def test_partitions_are_written_and_read_in_their_place(layout, tmp_path):
     assert content[0x314000:0x314008] == b"new\xff\xff\xff\xff\xff"
     assert set(content[:0x8000]) == {0xFF}
     again = flash.Flash.load(tmp_path / "flash.bin")
-    assert again.read("slot_a") == b"new".ljust(0x60000, b"\xff")
+    assert again.read("slot_a") == b"new".ljust(0x40000, b"\xff")
     assert set(again.read("slot_b")) == {0xFF}
 
 

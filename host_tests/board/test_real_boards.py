@@ -17,7 +17,7 @@ from signet.board import commands, deploy, esptool, real_flash
 from signet.device import flash_file
 from signet.errors import RefusedError, SignetError
 from signet.fleet.serving import free_port
-from signet.formats import flash
+from signet.formats import flash, romfs
 from signet.image.stage1 import compile_stage1
 from trust.identity import Identity
 
@@ -220,10 +220,14 @@ def test_deploy_says_that_there_is_no_such_port(signet):
 
 def test_what_deploy_copies_is_stage_1_and_no_more(folder, project):
     contents = compile_stage1(project)
-    on_vfs = flash_file.pack_stage1(compile_stage1(project), 0x2C000)
+    on_vfs = flash_file.pack_stage1(compile_stage1(project), 0x6C000)
     assert all(content[:64] in on_vfs for content in contents.values())
+    names = {path.stem for path in (REPO / "lib/romfs").glob("*.py")}
+    scripts = {"boot.py", "main.py", "stage1.romfs"}
+    assert set(contents) == scripts | {f"lib/romfs/{name}.mpy" for name in names}
+    verifier = romfs.list_files(contents["stage1.romfs"])
     names = {path.stem for path in (REPO / "lib/trust").glob("*.py")}
-    assert set(contents) == {"boot.py", "main.py"} | {f"lib/trust/{name}.mpy" for name in names}
+    assert set(verifier) == {f"/trust/{name}.mpy" for name in names}
 
 
 @pytest.mark.parametrize(("profile", "taken"), [(0, True), ("dev", True), (1, False),

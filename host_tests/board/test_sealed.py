@@ -192,7 +192,11 @@ def run_micropython(code: str, *path: Path) -> str:
 
 def test_the_manifest_freezes_stage_1_and_no_console() -> None:
     found, included = frozen_files()
-    stage1 = {f"trust/{path.name}" for path in (REPO / "lib/trust").glob("*.py")}
+    stage1 = {
+        f"{name}/{path.name}"
+        for name in ("romfs", "trust")
+        for path in (REPO / "lib" / name).glob("*.py")
+    }
     assert set(found) == {"_boot.py", "boot.py", "main.py", *stage1}
     assert included == ["$(MPY_DIR)/extmod/asyncio"]
 

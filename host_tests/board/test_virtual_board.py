@@ -62,7 +62,7 @@ def test_what_runs_without_or_with_a_broken_boot(tmp_path: Path, boot: str) -> N
 def test_an_erased_vfs_is_formatted_and_ends_in_the_repl(tmp_path: Path) -> None:
     board = run_board(tmp_path, main="print('gone')", vfs=b"")
     assert said(board) == ["Performing initial setup"]
-    assert list(filesystem.list_files(read_partition(board, "vfs"), filesystem.VFS)) == ["/boot.py"]
+    assert list(filesystem.list_files(read_partition(board, "vfs"))) == ["/boot.py"]
 
 
 def test_a_corrupt_vfs_stops_the_boot_and_is_left_alone(tmp_path: Path) -> None:

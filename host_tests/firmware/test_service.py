@@ -20,7 +20,8 @@ from signet.board.virtual.cycle import Cause, Exit, PowerCut
 from signet.device import flash_file
 from signet.errors import RefusedError
 from signet.formats import filesystem, signing
-from signet.image import mpy, slot_image
+from signet.image import slot_image
+from signet.image.stage1 import compile_stage1
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -185,11 +186,10 @@ def test_the_next_reset_shuts_the_console(tmp_path):
         "    machine.RTC().memory(%r)\n    machine.reset()\n"
     )
     end = "\nprint('the console is open')\nmachine.reset()\n"
-    contents = mpy.compile_sources(mpy.python_files(REPO, ("lib/trust",)))
-    contents["main.py"] = (REPO / "main.py").read_bytes()
+    contents = compile_stage1(REPO)
     for memory, opens in ((b"console", 1), (b"console ", 0)):
         contents["boot.py"] = (begin % memory + (REPO / "boot.py").read_text() + end).encode()
-        vfs = filesystem.pack(contents, filesystem.VFS, BY_LABEL["vfs"].size // BLOCK)
+        vfs = filesystem.pack(contents, BY_LABEL["vfs"].size // BLOCK)
         with make_board(tmp_path / memory.hex(), vfs=vfs) as board:
             board.power_on()
             start = board.wait_for_line("signet: error: StateError: ", WAIT_S)

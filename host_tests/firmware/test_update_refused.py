@@ -66,8 +66,8 @@ ORDERS: dict[str, tuple[str, Callable[[World, dict[str, Any]], Any]]] = {
     ),
     "below the floor": ("below the floor", lambda w, order: order | {"counter": 0}),
     "larger than a slot": (
-        "expected a multiple of 4096 up to 393216",
-        lambda w, order: order | {"size": 97 * 4096},
+        "expected a multiple of 4096 up to 262144",
+        lambda w, order: order | {"size": 65 * 4096},
     ),
     "without a size": ("size", lambda w, order: {k: v for k, v in order.items() if k != "size"}),
     "with a foreign address": (
@@ -132,10 +132,10 @@ IMAGES: dict[str, tuple[str, Callable[[World], bytes]]] = {
         "dev image, this is a production board",
         change_descriptor(10, b"\0\0"),
     ),
-    "wrong format": ("image format 2", change_descriptor(8, b"\2\0")),
+    "wrong format": ("image format 1", change_descriptor(8, b"\1\0")),
     "payload runs past the slot": (
-        "slot holds 393216",
-        change_descriptor(12, struct.pack("<I", 96 * 4096)),
+        "slot holds 262144",
+        change_descriptor(12, struct.pack("<I", 64 * 4096)),
     ),
     "payload of another length": ("ordered", change_descriptor(12, struct.pack("<I", 4096))),
     "for another model": ("image for model", lambda w: w.image("1.1.0", model="signet-other")),

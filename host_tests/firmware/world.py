@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,10 @@ class World:
         self.operator = operator
         self.release_key = load_key(keys / "release.key")
         self.fleet_key = load_key(keys / "fleet.key")
-        self.unsigned = slot_image.build_image(describe("1.0.0"), REPO)
+        # So that a download is long enough to break in the middle of it.
+        (folder / "data").mkdir()
+        (folder / "data/ballast").write_bytes(random.Random(BUILT).randbytes(100_000))
+        self.unsigned = slot_image.build_image(describe("1.0.0"), REPO, data=folder / "data")
         self.number = int(time.time()) - 40_000
         (folder / "1.0.0.img").write_bytes(self.sign(self.unsigned))
         address = {name: f"localhost:{route.port}" for name, route in proxy.routes.items()}
@@ -79,7 +83,8 @@ class World:
         if app is not None:
             path = self.folder / "app.py"
             path.write_text(app)
-            payload = slot_image.build_image(describe(version), REPO, path)[BLOCK:]
+            built = slot_image.build_image(describe(version), REPO, path, self.folder / "data")
+            payload = built[BLOCK:]
         return self.sign(
             slot_image.pack_descriptor(describe(version, **fields), len(payload)) + payload
         )

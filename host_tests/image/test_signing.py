@@ -187,7 +187,7 @@ def test_a_whole_image_has_no_problems(keys, signed):
         (lambda content: content[:-4096], "not signed"),
         (lambda content: content[:-1], "bytes, expected"),
         (lambda content: flip(content, 5000), "digest does not match"),
-        (lambda content: content[:4096] + bytes(len(content) - 8192) + content[-4096:], "littlefs"),
+        (lambda content: content[:4096] + bytes(len(content) - 8192) + content[-4096:], "ROMFS"),
     ],
     ids=["unsigned", "cut", "flipped", "no file system"],
 )

@@ -38,16 +38,21 @@ class Partition:
     def ioctl(self, operation, argument):
         return {4: self.size // 4096, 5: 4096}.get(operation, 0)
 path = sys.argv[1]
-disk = Partition(path, 0x3D4000, 0x2C000)
+disk = Partition(path, 0x394000, 0x6C000)
 vfs.mount(vfs.VfsLfs2(disk, progsize=32, readsize=32, lookahead=32), "/flash")
-print(sorted(os.listdir("/flash")), sorted(os.listdir("/flash/lib/trust")))
+print(sorted(os.listdir("/flash")), sorted(os.listdir("/flash/lib/romfs")))
 sys.path[:] = ("/flash/lib", ".frozen")
+from romfs import Archive, Blocks
+blocks = Blocks("/flash/stage1.romfs")
+vfs.mount(Archive(blocks, 0, blocks.length), "/stage1")
+print(sorted(os.listdir("/stage1/trust")))
+sys.path[:] = ("/stage1", ".frozen")
 from trust.identity import Identity
 from trust.image import verify
 from trust.state import BootState
 record = Identity(Partition(path, 0x310000, 0x2000)).record()
 state = BootState(Partition(path, 0x312000, 0x2000))
-slot = Partition(path, 0x314000, 0x60000)
+slot = Partition(path, 0x314000, 0x40000)
 found = verify(slot, record, state.floor, sys.implementation.version)
 print(state.active, state.floor, found.version, record["id"], record["watchdog_s"])
 """
@@ -156,20 +161,24 @@ def test_micropython_mounts_vfs_and_stage_1_accepts_its_board(micropython, chip,
     command = [micropython, tmp_path / "board.py", chip]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    listed, booted = done.stdout.splitlines()
-    modules = sorted(path.stem + ".mpy" for path in (REPO / "lib/trust").glob("*.py"))
-    assert listed == f"['boot.py', 'lib', 'main.py'] {modules}"
+    listed, verifier, booted = done.stdout.splitlines()
+    readers, modules = (
+        sorted(path.stem + ".mpy" for path in (REPO / "lib" / name).glob("*.py"))
+        for name in ("romfs", "trust")
+    )
+    assert listed == f"['boot.py', 'lib', 'main.py', 'stage1.romfs'] {readers}"
+    assert verifier == str(modules)
     assert booted == "0 1 1.0.0 dev-0001 30"
 
 
 def stage1(project, wifi=None) -> bytes:
-    return flash_file.pack_stage1(compile_stage1(project), 0x2C000, wifi)
+    return flash_file.pack_stage1(compile_stage1(project), 0x6C000, wifi)
 
 
 def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):
     content = stage1(project)
     assert stage1(project) == content
-    assert len(content) == 0x2C000
+    assert len(content) == 0x6C000
     assert (REPO / "boot.py").read_bytes() in content.replace(b"\xff", b"")
 
 

@@ -212,9 +212,9 @@ def test_an_image_that_the_board_would_refuse_is_not_provisioned(
 
 
 def test_an_image_larger_than_the_slot_is_refused(project, keys, tmp_path):
-    release = slot_image.pack_descriptor(RELEASE, 0x60000) + bytes(0x60000)
+    release = slot_image.pack_descriptor(RELEASE, 0x40000) + bytes(0x40000)
     (tmp_path / "large.img").write_bytes(signing.sign_bytes(release, keys / "release.key"))
-    with pytest.raises(RefusedError, match=r"large\.img: 401408 .* slot_a holds 393216"):
+    with pytest.raises(RefusedError, match=r"large\.img: 270336 .* slot_a holds 262144"):
         flash_file.provision(
             SETTINGS, keys, tmp_path / "large.img", project, tmp_path / "flash.bin"
         )
@@ -243,7 +243,7 @@ def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
 
 
 def test_a_missing_part_is_named(project, keys, signed_file, tmp_path):
-    for name in ("boot.py", "lib/trust", slot_image.LAYOUT):
+    for name in ("boot.py", "lib/romfs", "lib/trust", slot_image.LAYOUT):
         source = tmp_path / "project"
         shutil.copytree(project, source)
         path = source / name

@@ -101,7 +101,7 @@ def record():
 
 def descriptor(
     version=b"1.0.0", model=b"signet-test", counter=1, build_time=BUILT, platform=1 << 16 | 20 << 8,
-    blocks=2, payload_len=None, magic=b"SGNTSLOT", format_=1, profile=1,
+    blocks=2, payload_len=None, magic=b"SGNTSLOT", format_=2, profile=1,
 ):  # fmt: skip
     """The bytes of a descriptor that are used; 0xFF follows."""
     length = blocks * BLOCK if payload_len is None else payload_len

@@ -5,7 +5,6 @@ from flash_sim import FlashSim
 
 from trust import image
 from trust.image import Descriptor, ImageError
-from trust.payload import Payload
 from trust.signature import SignatureError
 
 _SLOT_LEN = slots.SLOT_BLOCKS * slots.BLOCK
@@ -46,8 +45,9 @@ def test_malformed_descriptors():
         "erased": ("not a slot image: magic", {"magic": b"\xff" * 8}),
         "magic": ("expected b'SGNTSLOT'", {"magic": b"SGNTSLOX"}),
         "app image": ("not a slot image: magic", {"magic": b"\xe9\x03\x02\x20"}),
-        "format 0": ("image format 0, expected 1", {"format_": 0}),
-        "format 2": ("image format 2, expected 1", {"format_": 2}),
+        "format 0": ("image format 0, expected 2", {"format_": 0}),
+        "format 1": ("image format 1, expected 2", {"format_": 1}),
+        "format 3": ("image format 3, expected 2", {"format_": 3}),
         "no profile": ("profile 3, expected 0 to 2", {"profile": 3}),
         "erased profile": ("profile 65535, expected 0 to 2", {"profile": 0xFFFF}),
         "no payload": ("payload length 0, expected n * 4096", {"payload_len": 0}),
@@ -179,27 +179,6 @@ def test_data_behind_the_signature():
     slot = make_slot("1.1.0")
     slot.load([slots.payload_unit("longer", 5)], block=5)
     assert verify(slot)
-
-
-def test_payload_is_read_only_and_ends_with_the_signed_bytes():
-    slot = make_slot("1.1.0")
-    payload = Payload(slot, verify(slot).payload_len)
-    before = dict(slot.content)
-    assert (payload.ioctl(4, 0), payload.ioctl(5, 0)) == (3, 4096)
-    buf = bytearray(256)
-    for number in range(3):
-        for offset in (0, 1024, 4096 - 256):
-            payload.readblocks(number, buf, offset)
-            assert buf == slots.payload_unit("1.1.0", number) * 8
-    two = bytearray(8192)
-    payload.readblocks(1, two)
-    assert two[4096:] == slots.whole(slots.payload_unit("1.1.0", 2))
-    for number, offset in ((3, 0), (2, 4096 - 255), (2, 4096), (4, 0), (1000, 0)):
-        slots.check_refused("5", OSError, payload.readblocks, number, buf, offset)
-    slots.check_refused("30", OSError, payload.writeblocks, 0, bytearray(4096))
-    slots.check_refused("30", OSError, payload.writeblocks, 0, buf, 0)
-    assert payload.ioctl(6, 0) < 0
-    assert slot.content == before
 
 
 def test_verification_fails_when_flash_does():

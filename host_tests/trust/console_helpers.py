@@ -5,14 +5,17 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from host_tests.board_helpers import BY_LABEL, REPL, make_board
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import Exit
 from signet.device import flash_file
-from signet.formats import filesystem, flash
+from signet.errors import SignetError
+from signet.formats import filesystem, flash, romfs
 from signet.image import mpy, slot_image
+from signet.image.stage1 import ARCHIVE, compile_stage1
 
 BOOT = (REPO / "boot.py").read_text()
 MAIN = (REPO / "main.py").read_text()
@@ -31,30 +34,51 @@ KEYS = (
 @cache
 def stage1_files() -> dict[str, bytes]:
     """Path and content of what provisioning puts on `vfs`."""
-    library = mpy.compile_sources(mpy.python_files(REPO, ("lib/trust",)))
-    return library | {"boot.py": BOOT.encode(), "main.py": MAIN.encode()}
+    return compile_stage1(REPO)
 
 
 @cache
 def slot_files() -> dict[str, bytes]:
     """Path and content of what is in a slot; compiled once, for that takes seconds."""
-    sources = mpy.python_files(REPO, ("firmware", "lib"))
-    left_out = ("firmware/board/", "lib/trust/")
-    return mpy.compile_sources(
-        {name: path for name, path in sources.items() if not name.startswith(left_out)}
-    )
+    compiled = mpy.compile_sources(slot_image._slot_sources(REPO))
+    return {name.removeprefix("lib/"): code for name, code in compiled.items()}
+
+
+@cache
+def verifier_files() -> dict[str, bytes]:
+    """Path and content of what is in stage 1's archive."""
+    compiled = mpy.compile_sources(mpy.python_files(REPO, ("lib/trust",)))
+    return {name.removeprefix("lib/"): code for name, code in compiled.items()}
 
 
 def pack_vfs(changed: Mapping[str, str | None] = NOTHING) -> bytes:
-    """The `vfs` of a provisioned board; changed: other content by path, None for no such file."""
+    """The `vfs` of a provisioned board; changed: other content by path, None for no such file.
+
+    A path in stage1.romfs is that of the compiled file; what is no Python takes its place as it is.
+    """
     files = dict(stage1_files())
     for path, text in changed.items():
+        if path.startswith(f"{ARCHIVE}/"):
+            inside = {path.removeprefix(f"{ARCHIVE}/"): compile_text(text or "")}
+            files[ARCHIVE] = romfs.pack(verifier_files() | inside)
+            continue
         files.pop(path.removesuffix(".py") + ".mpy", None)
         files.pop(path, None)
         if text is not None:
             files[path] = text.encode()
     blocks = BY_LABEL["vfs"].size // flash.SECTOR_LEN
-    return filesystem.pack(files, filesystem.VFS, blocks)
+    return filesystem.pack(files, blocks)
+
+
+def compile_text(text: str) -> bytes:
+    """What mpy-cross makes of it; the text itself if it is damaged."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "in.py")
+        path.write_text(text)
+        try:
+            return mpy.compile_sources({"in.py": path})["in.mpy"]
+        except SignetError:
+            return text.encode()
 
 
 def provision(folder: Path, keys: Path, **firmware: str) -> Path:
@@ -64,8 +88,7 @@ def provision(folder: Path, keys: Path, **firmware: str) -> Path:
         sources[f"firmware/{name}.py"] = folder / f"{name}.py"
         (folder / f"{name}.py").write_text(text)
     files = slot_files() | mpy.compile_sources(sources)
-    most_blocks = BY_LABEL["slot_a"].size // flash.SECTOR_LEN - 2
-    payload = filesystem.pack_smallest(files, filesystem.SLOT, most_blocks)
+    payload = romfs.pack(files)
     signed = folder / "signed.img"
     unsigned = slot_image.pack_descriptor(RELEASE, len(payload)) + payload
     signed.write_bytes(slot_image.sign_image(unsigned, keys / "release.key"))

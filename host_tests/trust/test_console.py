@@ -210,8 +210,8 @@ def test_nothing_raised_anywhere_opens_the_console(
 ) -> None:
     vfs: dict[str, dict[str, str | None]] = {
         "boot.py's import": {"main.py": THROW + "throw()\n" + MAIN},
-        "main.py's import": {"trust.py": THROW + "throw()\n"},  # shadows lib/trust
-        "main.run": {"lib/trust/boot.py": THROW + SELECT},
+        "main.py's import": {"romfs.py": THROW + "throw()\n"},  # shadows lib/romfs
+        "main.run": {"stage1.romfs/trust/boot.mpy": THROW + SELECT},
     }
     boards = {
         place: board_from(quick, tmp_path / str(n), files)
@@ -283,7 +283,10 @@ def test_known_limit_a_boot_py_that_does_not_run_ends_in_the_repl(
     assert exits(board)[-1][1] == Exit.REPL
 
 
-@pytest.mark.parametrize("path", ["main.py", "lib/trust/boot.py", "lib/trust/signature.py"])
+@pytest.mark.parametrize(
+    "path",
+    ["main.py", "lib/romfs/__init__.py", "stage1.romfs", "stage1.romfs/trust/signature.mpy"],
+)
 def test_any_other_file_that_is_damaged_restarts(tmp_path: Path, quick: Path, path: str) -> None:
     with board_from(quick, tmp_path, {path: "\x00\x5a damaged("}) as board:
         board.power_on()

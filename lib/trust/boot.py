@@ -7,7 +7,6 @@ that is refused leaves the board with the next best one.
 
 from . import Boot, TrustError, image
 from .identity import Identity
-from .payload import Payload
 from .state import TRYING
 
 
@@ -16,7 +15,7 @@ class BootError(TrustError):
 
 
 def select(identity, state, slots, platform):
-    """Choose and verify a slot; returns (Boot, block device of the verified file system).
+    """Choose and verify a slot; returns (Boot, bytes of its verified payload).
 
     identity: block device of the identity partition.  state: BootState.  slots: block
     devices of slot a and b.  platform: version tuple of the running MicroPython.
@@ -47,7 +46,7 @@ def select(identity, state, slots, platform):
         boot.build_time = descriptor.build_time
         # The number of an order is its time of issue.
         boot.clock_floor = max(descriptor.build_time, state.order)
-        return boot, Payload(slots[slot], descriptor.payload_len)
+        return boot, descriptor.payload_len
     reasons = ["slot %s: %s" % ("ab"[slot], why) for slot, _, why in boot.refused]
     raise BootError("no slot may run: " + ("; ".join(reasons) or "none is confirmed"))
 

@@ -1,4 +1,4 @@
-"""Slot images: a descriptor, a littlefs file system and a signature sector.
+"""Slot images: a descriptor, a ROMFS archive and a signature sector.
 
     [descriptor 4096][payload n * 4096][signature sector 4096]
 
@@ -20,7 +20,7 @@ BLOCK_LEN = const(4096)
 DESCRIPTOR_LEN = const(96)
 
 _MAGIC = const(b"SGNTSLOT")
-_FORMAT = const(1)
+_FORMAT = const(2)  # 1 had a littlefs file system
 _LAST_PROFILE = const(2)
 _STRUCT = const("<8sHHIIIQ32s32s")
 
@@ -33,7 +33,7 @@ class Descriptor:
     """The first 96 bytes of an image (docs/design.md, "Slot image").
 
     profile: number in `identity.PROFILES`; a board runs none below its own.
-    payload_len: bytes of file system, a multiple of 4096.
+    payload_len: bytes of archive and fill, a multiple of 4096.
     counter: security counter; a board never runs one below its floor.
     platform: least MicroPython version, major << 16 | minor << 8 | patch.
     build_time: Unix seconds.  version, model: printable ASCII.

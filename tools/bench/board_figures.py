@@ -28,7 +28,7 @@ from signet.project import PROJECT
 from signet.release import publishing
 from trust.image import Descriptor
 
-BALLAST_KB = (0, 100, 200)  # by which the images of the update's heap are larger than the real one
+BALLAST_KB = (0, 90, 180)  # by which the images of the update's heap are larger than the real one
 _BENCH_APP = Path(__file__).with_name("board_app.py")
 _BENCH_HEAP = "128wK"  # twice an ESP32's: the bench's own code and buffers are in it, too
 _VERIFY_ROUNDS = 300
@@ -102,7 +102,7 @@ def make_fleet(stage: Stage) -> None:
 
 
 def measure_stage1() -> Size:
-    sources = mpy.python_files(PROJECT, ("lib/trust",))
+    sources = mpy.python_files(PROJECT, ("lib/romfs", "lib/trust"))
     sources |= {name: PROJECT / name for name in ("boot.py", "main.py")}
     compiled = mpy.compile_sources(sources)
     return Size({name: len(code) for name, code in compiled.items()}, _empty_len(compiled))
@@ -175,7 +175,7 @@ def _resident(loaded: list[str], packed: dict[str, int]) -> Size:
 
 def _module_name(path: str) -> str:
     """By which a board imports a file of its slot."""
-    path = path.removeprefix("/").removeprefix("lib/").removesuffix(".mpy")
+    path = path.removeprefix("/").removesuffix(".mpy")
     return path.removesuffix("/__init__").replace("/", ".")
 
 

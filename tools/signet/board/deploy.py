@@ -1,8 +1,8 @@
 """Stage 1 onto a development board, with mpremote.
 
-Stage 1 (boot.py, main.py, lib/trust) lies on `vfs`, and no update brings it. What is in a slot, the
-application too, is signed: it goes to a development board as to any other, by `signet release
-publish`. A production board lets nobody in; one whose console was opened for service is refused.
+Stage 1 lies on `vfs`, and no update brings it. What is in a slot, the application too, is signed:
+it goes to a development board as to any other, by `signet release publish`. A production board
+lets nobody in; one whose console was opened for service is refused.
 """
 
 import contextlib
@@ -14,14 +14,21 @@ from pathlib import Path
 
 from signet import run
 from signet.errors import RefusedError, SignetError
+from signet.image import stage1
 
 _HINT = "only a development board in its REPL takes this: `make console`, then Ctrl-C"
 _CHECK_S = 40
 _COPY_S = 300
-# Run on the board first. Under a slot `sys.path` has no /lib.
-_CHECK = """\
+# Run on the board first. Under a slot the archive is mounted, and `sys.path` has no /lib.
+_CHECK = f"""\
 import sys
-sys.path.append("/lib")
+if "trust" not in sys.modules:
+    sys.path.append("/lib")
+    import vfs
+    from romfs import Archive, Blocks
+    blocks = Blocks("/{stage1.ARCHIVE}")
+    vfs.mount(Archive(blocks, 0, blocks.length), "/stage1", readonly=True)
+    sys.path.append("/stage1")
 from esp32 import Partition
 from trust.identity import Identity
 record = Identity(Partition.find(0x3F, label="esp_secure_cert")[0]).record()
@@ -32,10 +39,10 @@ print("development board", record["id"])
 
 
 @contextlib.contextmanager
-def unpacked(stage1: dict[str, bytes]) -> Iterator[Path]:
+def unpacked(contents: dict[str, bytes]) -> Iterator[Path]:
     """A folder with these files, which is gone when the block ends."""
     with tempfile.TemporaryDirectory(prefix="signet-") as folder:
-        for name, content in stage1.items():
+        for name, content in contents.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -48,8 +55,9 @@ def commands(port: str, folder: Path) -> tuple[list[str], list[str]]:
     The first does no soft reset, which would start boot.py.
     """
     check = ["connect", port, "resume", "exec", _CHECK]
-    stage1 = [f"{folder}/lib", f"{folder}/main.py", f"{folder}/boot.py"]
-    return check, ["connect", port, "resume", "fs", "cp", "-r", *stage1, ":", "+", "reset"]
+    names = ("lib", stage1.ARCHIVE, "main.py", "boot.py")
+    copied = [f"{folder}/{name}" for name in names]
+    return check, ["connect", port, "resume", "fs", "cp", "-r", *copied, ":", "+", "reset"]
 
 
 def copy_to_board(port: str, folder: Path) -> None:

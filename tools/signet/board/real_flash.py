@@ -12,12 +12,13 @@ from signet import files
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats import esp_image, filesystem
 from signet.formats.flash import BOOT_LOADER_OFFSET, TABLE_OFFSET, BlockDevice, Flash
+from signet.image import stage1
 from trust import Boot, TrustError
 from trust.boot import select
 from trust.state import BootState
 
 _DEVICE_PARTITIONS = ("esp_secure_cert", "bootstate", "slot_a", "slot_b", "vfs")
-_STAGE1 = ("/boot.py", "/main.py", "/lib/trust/__init__.mpy")
+_STAGE1 = ("/boot.py", "/main.py", "/lib/romfs/__init__.mpy", f"/{stage1.ARCHIVE}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def check_device(chip: Flash, platform: tuple[int, int, int]) -> Boot:
         ) from error
     except SignetError as error:  # no such partition
         raise RefusedError(f"not a Signet device: {error}") from error
-    missing = set(_STAGE1) - filesystem.list_files(chip.read("vfs"), filesystem.VFS).keys()
+    missing = set(_STAGE1) - filesystem.list_files(chip.read("vfs")).keys()
     if missing:
         raise RefusedError(f"stage 1 is not on vfs: no {', '.join(sorted(missing))}")
     return boot

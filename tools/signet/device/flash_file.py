@@ -162,4 +162,4 @@ def pack_stage1(stage1: dict[str, bytes], size: int, wifi: Wifi | None = None) -
     contents = dict(stage1)
     if wifi is not None:
         contents[_SETTINGS_NAME] = json.dumps({"wifi": asdict(wifi)}).encode()
-    return filesystem.pack(contents, filesystem.VFS, size // filesystem.BLOCK_LEN)
+    return filesystem.pack(contents, size // filesystem.BLOCK_LEN)

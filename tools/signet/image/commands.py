@@ -12,7 +12,7 @@ from signet.errors import refusals_about
 from signet.formats import signing
 from signet.formats.documents import utc
 from signet.image import slot_image
-from signet.options import FILE, JSON, SOURCE, U32
+from signet.options import FILE, FOLDER, JSON, SOURCE, U32
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
@@ -56,6 +56,7 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
 )
 @SOURCE
 @click.option("--app", type=FILE, help="A file that takes the place of firmware/app.py.")
+@click.option("--data", type=FOLDER, help="Files for the application to open, below /slot/data.")
 @click.option("-o", "--output", type=FILE, required=True, help="The unsigned image.")
 def image_build(
     version: str,
@@ -66,18 +67,19 @@ def image_build(
     build_time: int | None,
     source: Path,
     app: Path | None,
+    data: Path | None,
     output: Path,
 ) -> None:
     """Build an unsigned slot image from firmware/ and lib/.
 
-    Only .py files are packed; firmware/board and lib/trust stay out. The same source, options and
-    build time give the same bytes.
+    Of these only .py files are packed; firmware/board and stage 1 stay out. The same source,
+    options and build time give the same bytes.
     """
     now = int(time.time())
     release = slot_image.Release(
         version, model, counter, min_platform, now if build_time is None else build_time, profile
     )
-    content = slot_image.build_image(release, source, app)
+    content = slot_image.build_image(release, source, app, data)
     files.replace_file(output, content)
     click.echo(
         f"{output}: {version} for {model}, {profile}, counter {counter}, {len(content)} bytes, "

@@ -1,6 +1,6 @@
 """Slot images: build, verify and describe them.
 
-    [descriptor 4096][littlefs payload n * 4096][signature sector 4096]
+    [descriptor 4096][ROMFS archive n * 4096][signature sector 4096]
 
 A build is reproducible: the same source files, descriptor fields and mpy-cross give the same bytes,
 wherever the files lie. An image is signed by `signet.formats.signing`; what a device checks is
@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from signet import files
 from signet.errors import RefusedError, SignetError
-from signet.formats import filesystem, flash, signing
+from signet.formats import flash, romfs, signing
 from signet.image import mpy
 from trust import TrustError
 from trust import image as trust_image
@@ -29,7 +30,7 @@ MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 LAYOUT = "firmware/board/partitions.csv"  # in a source folder
 
 _MAGIC = b"SGNTSLOT"
-_FORMAT = 1
+_FORMAT = 2
 _DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32s")
 _ANY_PLATFORM = (255, 255, 255)
 _NO_FLOOR = 0
@@ -52,28 +53,53 @@ class Release:
     profile: str = DEFAULT_PROFILE
 
 
-def build_image(release: Release, source: Path, app: Path | None = None) -> bytes:
+def build_image(
+    release: Release, source: Path, app: Path | None = None, data: Path | None = None
+) -> bytes:
     """Compile firmware/ and lib/ of a source folder into an unsigned slot image.
 
-    firmware/board and lib/trust (stage 1) stay out; only .py files are packed. app: a file that
-    takes the place of firmware/app.py. Raises SignetError for a wrong field, a file that does not
-    compile, RefusedError for an image that is larger than a slot.
+    What is in lib/ is at the top of the archive, as modules are imported; firmware/board and stage
+    1 stay out, and so does all that is no .py file. app: a file that takes the place of
+    firmware/app.py. data: a folder of files for the application, which finds them in /slot/data.
+    Raises SignetError for a wrong field, a file that does not compile, RefusedError for an image
+    that is larger than a slot.
     """
     _check_release(release)
     sources = _slot_sources(source)
     if app is not None:
         sources["firmware/app.py"] = app
     compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
-    slot_len = _slot_len(source)
-    most_blocks = slot_len // BLOCK_LEN - 2
-    try:
-        payload = filesystem.pack_smallest(compiled, filesystem.SLOT, most_blocks)
-    except RefusedError as error:
+    contents = {name.removeprefix("lib/"): code for name, code in compiled.items()}
+    if len(contents) < len(compiled):
+        raise SignetError(f"{source}: lib/firmware and firmware have a module in common")
+    if data is not None:
+        contents |= _data_files(data)
+    payload = romfs.pack(contents)
+    most = _slot_len(source) - 2 * BLOCK_LEN
+    if len(payload) > most:
         raise RefusedError(
-            f"the image is too large for a slot of {slot_len} bytes, of which "
-            f"{most_blocks * BLOCK_LEN} are for files: {error}"
-        ) from error
+            f"the image is too large: {len(payload)} bytes of files with their index, a slot has "
+            f"room for {most}"
+        )
     return pack_descriptor(release, len(payload)) + payload
+
+
+def _data_files(folder: Path) -> dict[str, bytes]:
+    """What the application can open, by its path in the archive."""
+    if not folder.is_dir():
+        raise SignetError(f"{folder}: no folder")
+    found = {
+        f"data/{path.relative_to(folder).as_posix()}": files.read_file(path, "data file")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+    for name in found:
+        if name.endswith((".py", ".mpy")):
+            raise SignetError(
+                f"{folder}: {name.removeprefix('data/')}: a program is no data",
+                "what is imported belongs into firmware/ or lib/",
+            )
+    return found
 
 
 def pack_descriptor(release: Release, payload_len: int) -> bytes:
@@ -120,7 +146,7 @@ def _slot_sources(source: Path) -> dict[str, Path]:
     found = {
         name: path
         for name, path in mpy.python_files(source, ("firmware", "lib")).items()
-        if not name.startswith(("firmware/board/", "lib/trust/"))
+        if not name.startswith(("firmware/board/", "lib/trust/", "lib/romfs/"))
     }
     if not any(name.startswith("firmware/") for name in found):
         raise SignetError(
@@ -220,7 +246,7 @@ def inspect_image(content: bytes) -> Report:
     report = Report(descriptor, len(content))
     payload = content[BLOCK_LEN : BLOCK_LEN + descriptor.payload_len]
     try:
-        report.files = filesystem.list_files(payload, filesystem.SLOT)
+        report.files = romfs.list_files(payload)
     except RefusedError as error:
         report.problems.append(str(error))
     problem = _length_problem(descriptor, len(content))
