@@ -114,7 +114,8 @@ def test_the_descriptor_is_the_documented_struct(unsigned):
     assert set(unsigned[96:4096]) == {0xFF}
 
 
-def test_micropython_mounts_the_payload_and_runs_from_it(micropython, project, unsigned, tmp_path):
+def test_micropython_mounts_the_payload_and_runs_from_it(micropython, project, tmp_path):
+    unsigned = slot_image.build_image(replace(RELEASE, profile="dev"), project)  # names as they are
     (tmp_path / "slot.img").write_bytes(unsigned)
     (tmp_path / "mount.py").write_text(MOUNT)
     done = subprocess.run(

@@ -2,9 +2,11 @@
 
 import struct
 import subprocess
+from dataclasses import replace
 
 import pytest
 
+from host_tests.tool_helpers import RELEASE
 from signet.errors import RefusedError
 from signet.formats import filesystem
 from signet.image import mpy, slot_image
@@ -78,7 +80,8 @@ def test_the_order_of_files_makes_no_difference():
     assert filesystem.pack(backwards, filesystem.SLOT, 20) == packed
 
 
-def test_the_payload_has_no_block_too_many(project, unsigned):
+def test_the_payload_has_no_block_too_many(project):
+    unsigned = slot_image.build_image(replace(RELEASE, profile="dev"), project)  # names as they are
     compiled = mpy.compile_sources(slot_image._slot_sources(project))
     blocks = len(unsigned) // 4096 - 1
     assert filesystem.pack(compiled, filesystem.SLOT, blocks) == unsigned[4096:]

@@ -64,17 +64,22 @@ def pack_smallest(files: dict[str, bytes], geometry: Geometry, most_blocks: int)
 
 def list_files(image: bytes, geometry: Geometry) -> dict[str, int]:
     """Path and size of every file; RefusedError if the image is not a sound file system."""
+    return {path: len(content) for path, content in read_files(image, geometry).items()}
+
+
+def read_files(image: bytes, geometry: Geometry) -> dict[str, bytes]:
+    """Path and content of every file; RefusedError if the image is not a sound file system."""
     try:
         fs = _open(UserContext(buffer=bytearray(image)), geometry, len(image) // BLOCK_LEN)
         fs.mount()
-        found: dict[str, int] = {}
-        _list(fs, PurePosixPath("/"), found)
+        found: dict[str, bytes] = {}
+        _read(fs, PurePosixPath("/"), found)
     except LittleFSError as error:
         raise RefusedError(f"not a sound littlefs file system: {error}") from error
     return found
 
 
-def _list(fs: LittleFS, folder: PurePosixPath, found: dict[str, int]) -> None:
+def _read(fs: LittleFS, folder: PurePosixPath, found: dict[str, bytes]) -> None:
     for entry in fs.scandir(str(folder)):
         path = folder / entry.name
         if len(path.parts) > _MAX_DEPTH or len(found) > _MAX_ENTRIES:
@@ -82,9 +87,10 @@ def _list(fs: LittleFS, folder: PurePosixPath, found: dict[str, int]) -> None:
                 f"file system: more than {_MAX_ENTRIES} files or {_MAX_DEPTH} levels"
             )
         if entry.type == entry.TYPE_DIR:
-            _list(fs, path, found)
+            _read(fs, path, found)
         else:
-            found[str(path)] = entry.size
+            with fs.open(str(path), "rb") as file:
+                found[str(path)] = file.read()
 
 
 def _try_pack(files: dict[str, bytes], geometry: Geometry, block_count: int) -> bytes | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from signet.errors import RefusedError, SignetError
 from signet.formats import filesystem, flash, signing
-from signet.image import mpy
+from signet.image import mpy, names, stage1
 from trust import TrustError
 from trust import image as trust_image
 from trust.identity import PROFILES
@@ -52,18 +52,35 @@ class Release:
     profile: str = DEFAULT_PROFILE
 
 
+@dataclass(frozen=True)
+class Build:
+    """An unsigned image. names: {short: original} of those that were shortened in it."""
+
+    content: bytes
+    names: dict[str, str]
+
+
 def build_image(release: Release, source: Path, app: Path | None = None) -> bytes:
+    """What `build` makes, without its names."""
+    return build(release, source, app).content
+
+
+def build(release: Release, source: Path, app: Path | None = None) -> Build:
     """Compile firmware/ and lib/ of a source folder into an unsigned slot image.
 
     firmware/board and lib/trust (stage 1) stay out; only .py files are packed. app: a file that
-    takes the place of firmware/app.py. Raises SignetError for a wrong field, a file that does not
-    compile, RefusedError for an image that is larger than a slot.
+    takes the place of firmware/app.py. Names are shortened (`signet.image.names`), but for a dev
+    image. Raises SignetError for a wrong field, a file that does not compile, RefusedError for an
+    image that is larger than a slot.
     """
     _check_release(release)
     sources = _slot_sources(source)
     if app is not None:
         sources["firmware/app.py"] = app
     compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
+    short: dict[str, str] = {}
+    if release.profile != "dev":
+        compiled, short = names.shorten(compiled, stage1.known_names(source))
     slot_len = _slot_len(source)
     most_blocks = slot_len // BLOCK_LEN - 2
     try:
@@ -73,7 +90,7 @@ def build_image(release: Release, source: Path, app: Path | None = None) -> byte
             f"the image is too large for a slot of {slot_len} bytes, of which "
             f"{most_blocks * BLOCK_LEN} are for files: {error}"
         ) from error
-    return pack_descriptor(release, len(payload)) + payload
+    return Build(pack_descriptor(release, len(payload)) + payload, short)
 
 
 def pack_descriptor(release: Release, payload_len: int) -> bytes:
@@ -206,6 +223,7 @@ class Report:
     descriptor: Descriptor
     length: int
     files: dict[str, int] = field(default_factory=dict)
+    names: int = 0  # that are not those of every ESP32's ROM
     key_digest: bytes | None = None  # of the key in the signature block
     problems: list[str] = field(default_factory=list)
 
@@ -220,7 +238,9 @@ def inspect_image(content: bytes) -> Report:
     report = Report(descriptor, len(content))
     payload = content[BLOCK_LEN : BLOCK_LEN + descriptor.payload_len]
     try:
-        report.files = filesystem.list_files(payload, filesystem.SLOT)
+        contents = filesystem.read_files(payload, filesystem.SLOT)
+        report.files = {path: len(content) for path, content in contents.items()}
+        report.names = len(names.own_names(contents))
     except RefusedError as error:
         report.problems.append(str(error))
     problem = _length_problem(descriptor, len(content))
