@@ -235,13 +235,21 @@ def test_what_the_image_does_not_define_stays(tmp_path, text):
 
 
 def test_names_of_python_and_of_the_rom_stay(tmp_path):
-    text = "__version__ = 1\n__private = 2\ndef sleep_ms(readinto): pass\n"
+    text = "__mine__ = 1\n__private = 2\ndef sleep_ms(readinto): pass\n"
     assert shorten_text(tmp_path, text) == {"__private"}
+
+
+def test_names_in_paths_stay(tmp_path):
+    texts = {
+        "firmware/the_name.py": "",
+        "other_one/__init__.py": "the_name = other_one = third = 1",
+    }
+    assert list(names.shorten(compile_texts(tmp_path, texts), ())[1].values()) == ["third"]
 
 
 def test_names_of_stage_1_stay_and_none_is_taken(tmp_path):
     text = "the_name = 1\nanother_one = 2\n"
-    first = min(names._stand_ins(), key=lambda name: (len(name), name))
+    first = min(names.stand_ins(), key=lambda name: (len(name), name))
     files = compile_texts(tmp_path, {"app.py": text})
     assert names.shorten(files, ())[1][first] == "another_one"
     kept = names.shorten(files, {"the_name", first})[1]
@@ -250,7 +258,7 @@ def test_names_of_stage_1_stay_and_none_is_taken(tmp_path):
 
 
 def test_a_short_name_that_the_image_uses_itself_is_not_taken(tmp_path):
-    used = sorted(names._stand_ins(), key=lambda name: (len(name), name))[:4]
+    used = sorted(names.stand_ins(), key=lambda name: (len(name), name))[:4]
     text = f"the_name = 1\nprint(o.{used[0]}, '{used[1]}', 'so {used[2]} is')\n"
     files = compile_texts(tmp_path, {"app.py": text})
     assert names.shorten(files | {"app.json": used[3].encode()}, ())[1].keys().isdisjoint(used)
@@ -282,8 +290,33 @@ def test_short_names_depend_on_nothing_but_the_code(tmp_path):
 def test_when_all_short_names_are_taken_the_others_stay(micropython, tmp_path):
     text = "".join(f"name_{number:03} = {number}\n" for number in range(600)) + "print(name_599)\n"
     short, new = names.shorten(compile_texts(tmp_path, {"many.py": text}), ())
-    assert len(new) == len(names._stand_ins())
+    assert len(new) == len(names.stand_ins()) - len(names._for_stage_1())
     assert run_files(micropython, tmp_path / "files", short, "many") == "599\n"
+
+
+def test_names_in_most_files_come_first(tmp_path):
+    text = "".join(f"name_{number:03} = {number}\n" for number in range(600))
+    files = compile_texts(
+        tmp_path, {"a.py": text, "b.py": "z_rare = z_common = 1", "c.py": "z_common"}
+    )
+    new = list(names.shorten(files, ())[1].values())
+    assert new[:2] == ["z_common", "name_000"]
+    assert "z_rare" not in new
+
+
+def test_stage_1_has_short_private_names_that_no_slot_takes(project):
+    known, short = stage1.known_names(project)
+    assert {"_verify_pss", "_store_twice", "_state_device"} <= set(short.values())
+    assert all(name.startswith("_") for name in short.values())
+    assert "_mount_slot" in known  # in main.py, which is a text on the board
+    contents = stage1.compile_stage1(project)
+    library = [mpy_file.parse(file) for name, file in contents.items() if name.endswith(".mpy")]
+    assert {name for file in library for name in file.names}.isdisjoint(short.values())
+    assert short.keys() <= known
+    text = "".join(f"name_{number:03} = 1\n" for number in range(600))
+    of_slot = names.shorten(compile_texts(project, {"a.py": text}), ())[1]
+    assert short.keys().isdisjoint(of_slot)
+    assert slot_image.build(RELEASE, project).names.items() > short.items()
 
 
 def test_the_list_of_names_is_sorted_and_without_doubles():
@@ -292,7 +325,7 @@ def test_the_list_of_names_is_sorted_and_without_doubles():
     assert plain == sorted(set(plain))
     assert all(re.fullmatch(r"[!-~]+", name) for name in plain)
     assert not set(plain) & set(mpy_file.STATIC)
-    assert len(names._stand_ins()) >= 450
+    assert len(names.stand_ins()) >= 450
 
 
 LOOKED_UP = """
@@ -321,7 +354,7 @@ def test_no_short_name_is_one_that_a_type_or_asyncio_looks_up(micropython):
     )
     found = done.stdout.split()
     assert len(found) > 250
-    assert not set(found) & set(names._stand_ins())
+    assert not set(found) & set(names.stand_ins())
 
 
 def test_names_with_a_number_are_those_of_micropython(micropython, tmp_path):
@@ -375,7 +408,7 @@ def test_what_is_no_bytecode_is_refused(content, reason):
 
 
 def test_the_project_is_shortened_and_its_library_imports(compiled, micropython, tmp_path):
-    known = stage1.known_names(REPO)
+    known, _ = stage1.known_names(REPO)
     short, new = names.shorten(compiled, known)
     assert len(new) > 200
     assert known.isdisjoint({*new, *new.values()})
@@ -411,7 +444,7 @@ def build_with(signet, project, path, *more):
 def test_a_build_has_a_map_beside_it(signet, project, keys, tmp_path):
     image, maps = tmp_path / "x.img", tmp_path / "x.img.symbols"
     done = build_with(signet, project, image)
-    assert "3 names shortened" in done.stdout, done.stderr
+    assert "18 names shortened" in done.stdout, done.stderr
     content = json.loads(maps.read_text())
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
     assert content == {
@@ -420,7 +453,12 @@ def test_a_build_has_a_map_beside_it(signet, project, keys, tmp_path):
         "image": digest,
         **names_of(maps),
     }
-    assert list(content["names"].values()) == ["GREETING", "TABLE", "VERSION"]
+    assert list(content["names"].values()) == [
+        "GREETING",
+        "TABLE",
+        "VERSION",
+        *stage1.known_names(project)[1].values(),
+    ]
     before = maps.read_bytes()
     build_with(signet, project, image)
     assert maps.read_bytes() == before
@@ -447,7 +485,12 @@ def test_a_dev_image_is_not_renamed_and_an_old_map_goes(signet, project, tmp_pat
 @pytest.mark.parametrize("profile", ["production", "sealed"])
 def test_other_images_are_renamed(project, profile):
     built = slot_image.build(replace(RELEASE, profile=profile), project)
-    assert list(built.names.values()) == ["GREETING", "TABLE", "VERSION"]
+    assert list(built.names.values()) == [
+        "GREETING",
+        "TABLE",
+        "VERSION",
+        *stage1.known_names(project)[1].values(),
+    ]
 
 
 def test_an_image_that_cannot_be_written_leaves_the_map_as_it_was(project, tmp_path):

@@ -36,7 +36,7 @@ def test_the_main_job(signet: Signet, project, keys, tmp_path):
     assert (build.returncode, build.stderr) == (0, "")
     size = (tmp_path / "u.img").stat().st_size
     said = f"u.img: 1.0.0 for signet-demo, production, counter 1, {size} bytes, "
-    said += "3 names shortened, unsigned"
+    said += "18 names shortened, unsigned"
     assert build.stdout.splitlines() == [said]
 
     sign = signet("image", "sign", "u.img", "--key", keys / "release.key", "-o", "s.img")

@@ -22,6 +22,7 @@ _MAY_STAND = " *"
 _WORD = re.compile(r"\w+", re.ASCII)
 _FORMAT = re.compile(r"%[-+ #0-9.*]*[a-zA-Z]")
 _SHORT_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
+_STAGE_1_SHARE = 12  # each twelfth short name is stage 1's
 _POOL_ENTRY = 7  # pointer, hash and length in MicroPython's table of names
 _TERMINATOR = 1
 
@@ -44,16 +45,33 @@ def shorten(
     files: all of the image; those that are no .mpy count as texts. keep: names that are not renamed
     and whose place none takes: those of stage 1. Raises RefusedError for what is no bytecode.
     """
+    return _shorten(files, keep, [name for name in stand_ins() if name not in _for_stage_1()])
+
+
+def shorten_private(
+    files: dict[str, bytes], keep: Collection[str]
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The same for stage 1: only what begins with an underscore, as no slot uses it.
+
+    It takes short names that no slot of any version takes.
+    """
+    return _shorten(files, keep, _for_stage_1(), beginning="_")
+
+
+def _shorten(
+    files: dict[str, bytes], keep: Collection[str], short: list[str], beginning: str = ""
+) -> tuple[dict[str, bytes], dict[str, str]]:
     parsed = _parse_all(files)
     kept = _kept(parsed, [files[path] for path in files.keys() - parsed.keys()])
     if kept is None:
         return files, {}
     used = {name for file in parsed.values() for name in file.names} | kept | set(keep)
     counts = Counter(name for file in parsed.values() for name in set(file.names))
-    kept |= {*keep, *rom_names()}
-    ours = sorted(_defined(parsed.values()) - kept, key=lambda name: (-counts[name], name))
-    free = [name for name in _stand_ins() if name not in used]
-    new = dict(zip(filter(_is_plain, ours), free, strict=False))
+    ours = _defined(parsed.values()) - kept - {*keep, *rom_names()}
+    wanted = [name for name in ours if _is_plain(name) and name.startswith(beginning)]
+    wanted.sort(key=lambda name: (-counts[name], name))
+    free = (name for name in short if name not in used)
+    new = dict(zip(wanted, free, strict=False))
     renamed = {path: file.rename(new) for path, file in parsed.items()}
     return files | renamed, {short: name for name, short in new.items()}
 
@@ -91,10 +109,14 @@ def translate(text: str, names: dict[str, str]) -> str:
 
 
 @cache
-def _stand_ins() -> list[str]:
+def stand_ins() -> list[str]:
     """Names of the ROM that may stand for ours, shortest first."""
     marked = (line.removesuffix(_MAY_STAND) for line in _rom_lines() if line.endswith(_MAY_STAND))
     return sorted(marked, key=lambda name: (len(name), name))
+
+
+def _for_stage_1() -> list[str]:
+    return stand_ins()[_STAGE_1_SHARE - 1 :: _STAGE_1_SHARE]
 
 
 @cache

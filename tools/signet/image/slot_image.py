@@ -54,7 +54,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Build:
-    """An unsigned image. names: {short: original} of those that were shortened in it."""
+    """An unsigned image. names: {short: original} in it, and in stage 1 of the same source."""
 
     content: bytes
     names: dict[str, str]
@@ -80,7 +80,9 @@ def build(release: Release, source: Path, app: Path | None = None) -> Build:
     compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
     short: dict[str, str] = {}
     if release.profile != "dev":
-        compiled, short = names.shorten(compiled, stage1.known_names(source))
+        known, of_stage1 = stage1.known_names(source)
+        compiled, short = names.shorten(compiled, known)
+        short |= of_stage1
     slot_len = _slot_len(source)
     most_blocks = slot_len // BLOCK_LEN - 2
     try:
