@@ -278,7 +278,7 @@ WRONG_DEVICES = {
     "no vfs": (erase("vfs"), "not a sound littlefs file system"),
     "no stage 1": (
         lambda chip: chip.write("vfs", filesystem.pack({"boot.py": b""}, 108)),
-        "stage 1 is not on vfs: no /lib/romfs/__init__.mpy, /main.py, /stage1.romfs",
+        "stage 1 is not on vfs: no /lib/romfs/__init__.mpy, /main.mpy, /stage1.romfs",
     ),
 }
 

@@ -223,7 +223,7 @@ def test_what_deploy_copies_is_stage_1_and_no_more(folder, project):
     on_vfs = flash_file.pack_stage1(compile_stage1(project), 0x6C000)
     assert all(content[:64] in on_vfs for content in contents.values())
     names = {path.stem for path in (REPO / "lib/romfs").glob("*.py")}
-    scripts = {"boot.py", "main.py", "stage1.romfs"}
+    scripts = {"boot.py", "main.mpy", "stage1.romfs"}
     assert set(contents) == scripts | {f"lib/romfs/{name}.mpy" for name in names}
     verifier = romfs.list_files(contents["stage1.romfs"])
     names = {path.stem for path in (REPO / "lib/trust").glob("*.py")}

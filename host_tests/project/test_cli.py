@@ -35,7 +35,8 @@ def test_the_main_job(signet: Signet, project, keys, tmp_path):
     build = signet(*BUILD, "--source", project, "-o", "u.img", SOURCE_DATE_EPOCH="1700000000")
     assert (build.returncode, build.stderr) == (0, "")
     size = (tmp_path / "u.img").stat().st_size
-    said = f"u.img: 1.0.0 for signet-demo, production, counter 1, {size} bytes, unsigned"
+    said = f"u.img: 1.0.0 for signet-demo, production, counter 1, {size} bytes, "
+    said += "18 names shortened, unsigned"
     assert build.stdout.splitlines() == [said]
 
     sign = signet("image", "sign", "u.img", "--key", keys / "release.key", "-o", "s.img")
@@ -60,7 +61,8 @@ def test_the_main_job(signet: Signet, project, keys, tmp_path):
     assert (provision.returncode, provision.stderr) == (0, "")
     assert provision.stdout == "flash.bin: dev-0001 (signet-demo, A1), s.img in slot A\n"
     assert mode(tmp_path / "flash.bin") == 0o600
-    assert left_behind(tmp_path) == ["flash.bin", "inventory.db", "s.img", "u.img"]
+    made = ["flash.bin", "inventory.db", "s.img", "u.img", "u.img.symbols"]
+    assert left_behind(tmp_path) == made
 
 
 def test_json_says_the_same(signet, keys, signed_file, signed):
@@ -78,6 +80,7 @@ def test_json_says_the_same(signet, keys, signed_file, signed):
     inspect = json.loads(signet("image", "inspect", signed_file, "--json").stdout)
     assert inspect.pop("files")["/firmware/app.mpy"] > 0
     assert inspect == facts | {
+        "names": 5,
         "bytes": len(signed),
         "key_digest": signing.key_digest(keys / "release.pub").hex(),
         "problems": [],
@@ -145,7 +148,7 @@ ENVIRONMENT = {
     ),
     "no such folder": (
         (*BUILD, "--source", "{project}", "-o", "gone/u.img"),
-        "signet: error: gone/u.img: cannot write: No such file or directory",
+        "signet: error: gone/u.img.symbols: cannot write: No such file or directory",
     ),
     "counter": ((*BUILD[:-1], "4294967296", "-o", "u.img"), "Invalid value for '--counter'"),
     "platform": ((*BUILD, "--min-platform", "1.25", "-o", "u.img"), "expected major.minor.patch"),

@@ -166,7 +166,7 @@ def test_micropython_mounts_vfs_and_stage_1_accepts_its_board(micropython, chip,
         sorted(path.stem + ".mpy" for path in (REPO / "lib" / name).glob("*.py"))
         for name in ("romfs", "trust")
     )
-    assert listed == f"['boot.py', 'lib', 'main.py', 'stage1.romfs'] {readers}"
+    assert listed == f"['boot.py', 'lib', 'main.mpy', 'stage1.romfs'] {readers}"
     assert verifier == str(modules)
     assert booted == "0 1 1.0.0 dev-0001 30"
 

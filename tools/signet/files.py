@@ -62,6 +62,14 @@ def replace_file(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SignetError(f"{path}: cannot remove: {error.strerror}") from error
+
+
 def write_new_secret(path: Path, data: bytes | bytearray) -> None:
     """Write a file with mode 0600; RefusedError if the name is taken."""
     with _whole_file(path, data, SECRET_MODE) as temporary:

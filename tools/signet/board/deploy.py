@@ -55,7 +55,7 @@ def commands(port: str, folder: Path) -> tuple[list[str], list[str]]:
     The first does no soft reset, which would start boot.py.
     """
     check = ["connect", port, "resume", "exec", _CHECK]
-    names = ("lib", stage1.ARCHIVE, "main.py", "boot.py")
+    names = ("lib", stage1.ARCHIVE, "main.mpy", "boot.py")
     copied = [f"{folder}/{name}" for name in names]
     return check, ["connect", port, "resume", "fs", "cp", "-r", *copied, ":", "+", "reset"]
 

@@ -18,7 +18,7 @@ from trust.boot import select
 from trust.state import BootState
 
 _DEVICE_PARTITIONS = ("esp_secure_cert", "bootstate", "slot_a", "slot_b", "vfs")
-_STAGE1 = ("/boot.py", "/main.py", "/lib/romfs/__init__.mpy", f"/{stage1.ARCHIVE}")
+_STAGE1 = ("/boot.py", "/main.mpy", "/lib/romfs/__init__.mpy", f"/{stage1.ARCHIVE}")
 
 
 @dataclass(frozen=True)

@@ -86,20 +86,25 @@ def _number(value: int) -> bytes:
 
 
 def list_files(archive: bytes) -> dict[str, int]:
-    """Path and size of every file; RefusedError if it is not a sound archive.
+    """Path and size of every file; RefusedError if it is not a sound archive."""
+    return {path: len(content) for path, content in read_files(archive).items()}
+
+
+def read_files(archive: bytes) -> dict[str, bytes]:
+    """Path and content of every file; RefusedError if it is not a sound archive.
 
     What a board finds is found here: by its own code, and by nothing else.
     """
     padded = bytearray(archive + b"\xff" * (-len(archive) % SECTOR_LEN))
-    found: dict[str, int] = {}
+    found: dict[str, bytes] = {}
     try:
-        _list(Archive(BlockDevice(memoryview(padded)), 0, len(archive)), "", found)
+        _read(Archive(BlockDevice(memoryview(padded)), 0, len(archive)), "", found)
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedError(f"not a sound ROMFS archive: {error}") from error
     return found
 
 
-def _list(archive: Archive, folder: str, found: dict[str, int]) -> None:
+def _read(archive: Archive, folder: str, found: dict[str, bytes]) -> None:
     if folder.count("/") > _MAX_DEPTH:
         raise RefusedError(f"archive: more than {_MAX_DEPTH} levels of folders")
     for name, kind, _, size in files.entries(archive, folder):
@@ -107,6 +112,8 @@ def _list(archive: Archive, folder: str, found: dict[str, int]) -> None:
             raise RefusedError(f"archive: more than {_MAX_FILES} files")
         path = f"{folder}/{name}"
         if kind == _IS_FOLDER:
-            _list(archive, path, found)
+            _read(archive, path, found)
         else:
-            found[path] = size
+            content = bytearray(size)
+            archive.open(path, "rb").readinto(content)
+            found[path] = bytes(content)

@@ -1,6 +1,7 @@
 """The commands `signet image`: they parse, call and print."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from signet import files
 from signet.errors import refusals_about
 from signet.formats import signing
 from signet.formats.documents import utc
-from signet.image import slot_image
+from signet.image import names, slot_image, symbols
 from signet.options import FILE, FOLDER, JSON, SOURCE, U32
 from trust.identity import PROFILES
 from trust.image import Descriptor
@@ -73,17 +74,18 @@ def image_build(
     """Build an unsigned slot image from firmware/ and lib/.
 
     Of these only .py files are packed; firmware/board and stage 1 stay out. The same source,
-    options and build time give the same bytes.
+    options and build time give the same bytes. But in a dev image, names that only the slot uses
+    become short ones, and OUTPUT.symbols says which ("signet image symbols").
     """
     now = int(time.time())
     release = slot_image.Release(
         version, model, counter, min_platform, now if build_time is None else build_time, profile
     )
-    content = slot_image.build_image(release, source, app, data)
-    files.replace_file(output, content)
+    build = slot_image.build(release, source, app, data)
+    symbols.write_build(output, release, build)
     click.echo(
-        f"{output}: {version} for {model}, {profile}, counter {counter}, {len(content)} bytes, "
-        "unsigned"
+        f"{output}: {version} for {model}, {profile}, counter {counter}, "
+        f"{len(build.content)} bytes, {len(build.names)} names shortened, unsigned"
     )
 
 
@@ -132,16 +134,32 @@ def image_inspect(path: Path, as_json: bool) -> None:
         report = slot_image.inspect_image(files.read_file(path, "image"))
     signer = report.key_digest.hex() if report.key_digest else None
     if as_json:
-        facts = {"bytes": report.length, "files": report.files, "key_digest": signer}
+        facts = {"bytes": report.length, "files": report.files, "names": report.names}
+        facts["key_digest"] = signer
         click.echo(json.dumps(_describe(report.descriptor) | facts | {"problems": report.problems}))
         return
     built = utc(report.descriptor.build_time)
     rows = [*_describe(report.descriptor).items(), ("built", built)]
-    rows += [("bytes", report.length), ("key_digest", signer or "none: not signed")]
+    rows += [("bytes", report.length), ("names", f"{report.names} that the ROM does not have")]
+    rows += [("key_digest", signer or "none: not signed")]
     rows += [("file", f"{size:>7}  {name}") for name, size in report.files.items()]
     rows += [("problem", problem) for problem in report.problems]
     for name, value in rows:
         click.echo(f"{name:<14} {value}")
+
+
+@group.command("symbols")
+@click.argument("path", metavar="MAP", type=FILE)
+@click.argument("text", nargs=-1)
+def image_symbols(path: Path, text: tuple[str, ...]) -> None:
+    """Say what the short names in a report stand for: EPERM becomes _publish(EPERM).
+
+    MAP is the file that "image build" wrote beside the image. TEXT is the report; without it,
+    standard input is read. A short name can be a word of the report's own, so both are shown.
+    """
+    short = symbols.read_map(path)
+    for line in [" ".join(text)] if text else sys.stdin:
+        click.echo(names.translate(line.rstrip("\n"), short))
 
 
 def _describe(descriptor: Descriptor) -> dict[str, Any]:

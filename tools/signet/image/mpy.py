@@ -44,7 +44,7 @@ def compile_sources(sources: dict[str, Path], debug: bool = False) -> dict[str, 
             compiler_input = debug_source if debug else path
             try:
                 run_program(
-                    "mpy-cross", _OPTIMISATION, "-s", _module(name), "-o", output, "--",
+                    "mpy-cross", _OPTIMISATION, "-s", module_name(name), "-o", output, "--",
                     compiler_input,
                 )  # fmt: skip
             except ProgramError as error:
@@ -65,7 +65,7 @@ def _check_debug_switch(path: Path, text: bytes) -> None:
             )
 
 
-def _module(name: str) -> str:
-    """The name by which a board imports a file."""
-    name = name.removeprefix("lib/").removesuffix(".py").removesuffix("/__init__")
-    return name.replace("/", ".")
+def module_name(path: str) -> str:
+    """The name by which a board imports a file, a .py or .mpy."""
+    name = path.removeprefix("lib/").removesuffix(".py").removesuffix(".mpy")
+    return name.removesuffix("/__init__").replace("/", ".")

@@ -16,7 +16,7 @@ from pathlib import Path
 from signet import files
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash, romfs, signing
-from signet.image import mpy
+from signet.image import mpy, names, stage1
 from trust import TrustError
 from trust import image as trust_image
 from trust.identity import PROFILES
@@ -53,22 +53,42 @@ class Release:
     profile: str = DEFAULT_PROFILE
 
 
+@dataclass(frozen=True)
+class Build:
+    """An unsigned image. names: {short: original} in it, and in stage 1 of the same source."""
+
+    content: bytes
+    names: dict[str, str]
+
+
 def build_image(
     release: Release, source: Path, app: Path | None = None, data: Path | None = None
 ) -> bytes:
+    """What `build` makes, without its names."""
+    return build(release, source, app, data).content
+
+
+def build(
+    release: Release, source: Path, app: Path | None = None, data: Path | None = None
+) -> Build:
     """Compile firmware/ and lib/ of a source folder into an unsigned slot image.
 
     What is in lib/ is at the top of the archive, as modules are imported; firmware/board and stage
     1 stay out, and so does all that is no .py file. app: a file that takes the place of
     firmware/app.py. data: a folder of files for the application, which finds them in /slot/data.
-    Raises SignetError for a wrong field, a file that does not compile, RefusedError for an image
-    that is larger than a slot.
+    Names are shortened (`signet.image.names`), but for a dev image. Raises SignetError for a wrong
+    field, a file that does not compile, RefusedError for an image that is larger than a slot.
     """
     _check_release(release)
     sources = _slot_sources(source)
     if app is not None:
         sources["firmware/app.py"] = app
     compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
+    short: dict[str, str] = {}
+    if release.profile != "dev":
+        known, of_stage1 = stage1.known_names(source)
+        compiled, short = names.shorten(compiled, known)
+        short |= of_stage1
     contents = {name.removeprefix("lib/"): code for name, code in compiled.items()}
     if len(contents) < len(compiled):
         raise SignetError(f"{source}: lib/firmware and firmware have a module in common")
@@ -81,7 +101,7 @@ def build_image(
             f"the image is too large: {len(payload)} bytes of files with their index, a slot has "
             f"room for {most}"
         )
-    return pack_descriptor(release, len(payload)) + payload
+    return Build(pack_descriptor(release, len(payload)) + payload, short)
 
 
 def _data_files(folder: Path) -> dict[str, bytes]:
@@ -232,6 +252,7 @@ class Report:
     descriptor: Descriptor
     length: int
     files: dict[str, int] = field(default_factory=dict)
+    names: int = 0  # that are not those of every ESP32's ROM
     key_digest: bytes | None = None  # of the key in the signature block
     problems: list[str] = field(default_factory=list)
 
@@ -246,7 +267,9 @@ def inspect_image(content: bytes) -> Report:
     report = Report(descriptor, len(content))
     payload = content[BLOCK_LEN : BLOCK_LEN + descriptor.payload_len]
     try:
-        report.files = romfs.list_files(payload)
+        contents = romfs.read_files(payload)
+        report.files = {path: len(content) for path, content in contents.items()}
+        report.names = len(names.own_names(contents))
     except RefusedError as error:
         report.problems.append(str(error))
     problem = _length_problem(descriptor, len(content))

@@ -1,25 +1,45 @@
-"""Stage 1 as it lies on `vfs`: two scripts, lib/romfs, and lib/trust as one archive."""
+"""Stage 1 as it lies on `vfs`: boot.py, main, lib/romfs, and lib/trust as one archive."""
 
 from pathlib import Path
 
 from signet import files
 from signet.errors import SignetError
 from signet.formats import romfs
-from signet.image import mpy
+from signet.image import mpy, names
 
 ARCHIVE = "stage1.romfs"  # main.py mounts it
 
 
 def compile_stage1(source: Path) -> dict[str, bytes]:
     """Path on `vfs` and content of each file. source: the project folder."""
-    for folder in ("lib/trust", "lib/romfs"):
-        if not mpy.python_files(source, (folder,)):
+    library, _ = _compile_library(source)
+    verifier = {
+        name.removeprefix("lib/"): library.pop(name)
+        for name in list(library)
+        if name.startswith("lib/trust/")
+    }
+    script = files.read_file(source / "boot.py", "stage 1 file")
+    return library | {ARCHIVE: romfs.pack(verifier), "boot.py": script}
+
+
+def known_names(source: Path) -> tuple[set[str], dict[str, str]]:
+    """The names that stage 1 has, or may look up in a slot; and {short: original} of its own."""
+    library, short = _compile_library(source)
+    return names.known_names(library | _compile_boot(source)), short
+
+
+def _compile_boot(source: Path) -> dict[str, bytes]:
+    """boot.py, which the port wants as source: for its names."""
+    return mpy.compile_sources({"boot.py": source / "boot.py"})
+
+
+def _compile_library(source: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    """main.py, lib/romfs and lib/trust with their private names short: no slot knows them."""
+    sources = {"main.py": source / "main.py"}
+    for folder in ("lib/romfs", "lib/trust"):
+        found = mpy.python_files(source, (folder,))
+        if not found:
             raise SignetError(f"{source}/{folder}: no Python files")
-    contents = mpy.compile_sources(mpy.python_files(source, ("lib/romfs",)))
-    verifier = mpy.compile_sources(mpy.python_files(source, ("lib/trust",)))
-    contents[ARCHIVE] = romfs.pack(
-        {name.removeprefix("lib/"): code for name, code in verifier.items()}
-    )
-    for name in ("boot.py", "main.py"):
-        contents[name] = files.read_file(source / name, "stage 1 file")
-    return contents
+        sources |= found
+    known = names.known_names(_compile_boot(source))
+    return names.shorten_private(mpy.compile_sources(sources), known)
