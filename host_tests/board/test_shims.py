@@ -20,7 +20,7 @@ SHIMS = Path(__file__).resolve().parents[2] / "tools/virtual_board"
 STUBS = Path(sys.prefix) / "typings"
 MODULES = ("esp32", "machine", "network", "time")
 # What makes the shims work: the firmware cannot import it.
-INSIDE = {"chip", "idf_heap", "inisetup", "ota", "power_on", "scripts", "start", "uart", "watch"}
+INSIDE = {"chip", "heap", "inisetup", "ota", "power_on", "scripts", "start", "uart", "watch"}
 REPO = SHIMS.parents[1]
 
 

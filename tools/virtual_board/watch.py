@@ -16,7 +16,7 @@ _POWER_CUT = const(66)
 
 def start(settings, chip, time):
     """settings: see power_on.py. time: the real ticks_ms."""
-    global cut_at, torn, ops, heap, control, ticks, dup, dup2, close, _count
+    global cut_at, torn, ops, heap, control, ticks, stdout, _count
     cut_at = settings.get("cut_at", 0)
     torn = settings.get("torn", 0)
     ops, heap = (
@@ -25,10 +25,9 @@ def start(settings, chip, time):
     )
     control = chip.control
     ticks = time
-    libc = ffi.open(None)
-    dup = libc.func("i", "dup", "i")
-    dup2 = libc.func("i", "dup2", "ii")
-    close = libc.func("i", "close", "i")
+    libc = ffi.open(None)  # a text in the source would be one more name
+    calls = ((b"dup", "i"), (b"dup2", "i" * 2), (b"close", "i"))
+    stdout = [libc.func("i", name, arguments) for name, arguments in calls]
     _count = 0
 
 
@@ -54,6 +53,7 @@ def sample(label):
         gc.collect()
         used = gc.mem_alloc()
         if label != "op":
+            dup, dup2, close = stdout
             console = dup(1)
             dup2(heap.fileno(), 1)
             micropython.mem_info()
