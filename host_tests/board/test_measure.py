@@ -92,7 +92,7 @@ def test_a_step_that_does_not_hold(signet, keys, folder):
                   "--restarts", "0")  # fmt: skip
     assert done.returncode == 1
     reason = "it is refused: security counter 0 is below the floor 1"
-    assert done.stderr == f"signet: error: order 0.9.0: {reason}\n"
+    assert done.stderr.startswith(f"signet: error: order 0.9.0: {reason}\n  | ")
     assert " connect " in done.stdout
     assert " command " in done.stdout
     assert " order " not in done.stdout

@@ -189,4 +189,4 @@ def board_measure(
         figures.show(run)
         click.echo(figures.LEGEND)
     if run.failure:
-        raise RefusedError(run.failure)
+        raise RefusedError(run.verdict)

@@ -41,7 +41,9 @@ class EmulatedBoard:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 start_new_session=True,  # Ctrl-C is for us: we stop it in order
             )  # fmt: skip
-        self._reader = threading.Thread(target=self._read, args=(self._process,), name="console")
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process,), name="console", daemon=True
+        )
         self._reader.start()
 
     def power_off(self) -> None:

@@ -88,6 +88,7 @@ class Drive:
                 self._update(content, end)
         except _NotHeldError as error:
             self._run.failure = f"{self._step}: {error}"
+            self._run.console = self._board.lines[-_TAIL_LEN:]
 
     def end(self) -> None:
         self._close_session()
@@ -187,15 +188,12 @@ class Drive:
             if found is not None:
                 return found
             if not running:
-                raise _NotHeldError(f"the board stopped: {self._board.stopped}{self._tail()}")
+                raise _NotHeldError(f"the board stopped: {self._board.stopped}")
             if not self._fleet.broker.running:
                 raise _NotHeldError("the broker ended by itself")
             if time.monotonic() > end:
-                raise _NotHeldError(f"no {what} within {self._plan.limit_s:g} s{self._tail()}")
+                raise _NotHeldError(f"no {what} within {self._plan.limit_s:g} s")
             time.sleep(_POLL_S)
-
-    def _tail(self) -> str:
-        return "".join(f"\n  | {line}" for line in self._board.lines[-_TAIL_LEN:])
 
     # The operator
 

@@ -45,6 +45,7 @@ class Run:
     """One board that was driven. emulated: or it was a virtual one, which has no heap of the IDF.
 
     application: what is said of it. failure: why the next step did not hold, None if all held.
+    console: then its last lines.
     """
 
     board: str
@@ -53,6 +54,12 @@ class Run:
     application: str = ""
     failure: str | None = None
     rows: list[Row] = field(default_factory=list)
+    console: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """Why it failed, with what the board said last."""
+        return "\n  | ".join([self.failure or "every step held", *self.console])
 
     @property
     def idf_least(self) -> int | None:

@@ -36,9 +36,11 @@ HEAP = "77wK"
 FIRST_SEGMENT_LEN = 56_000
 _CHIP_RATIO = 0.7
 # What esp32.idf_heap_info tells, (total, free, largest, least) of each heap by capability: 4 is
-# HEAP_DATA, 1 HEAP_EXEC. There is no such heap here; an emulated chip said so in a session.
+# HEAP_DATA, 1 HEAP_EXEC. There is no such heap here; an emulated 1.25.0 said so in a session.
 IdfHeaps = dict[int, list[tuple[int, int, int, int]]]
-IDF_HEAPS: IdfHeaps = {4: [(131072, 68000, 63000, 60000)], 1: [(40000, 20000, 20000, 20000)]}
+_FULL = [(240, 4, 0, 4), (7288, 4, 0, 4), (16648, 4, 0, 4), (85992, 4, 0, 4)]
+_SHARED = [(15072, 4, 0, 4), (113840, 67980, 63488, 61324)]
+IDF_HEAPS: IdfHeaps = {4: _FULL + _SHARED, 1: [*_SHARED, (21024, 20264, 19456, 20232)]}
 # The control file: the radio link, then whether the heap is asked for.
 _LINK_UP, _LINK_DOWN = b"1", b"0"
 _ASKED, _NOT_ASKED = b"1", b"0"
