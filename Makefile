@@ -6,7 +6,7 @@ FLASH_MB ?= 4
 PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo flash console deploy qemu test test-quick check lint types bench bench-mqtt \
+.PHONY: help setup demo flash console deploy qemu qemu-check test test-quick check lint types bench bench-mqtt \
 	bench-provision brokers fuzz firmware fmt lock clean
 
 # The device that `make demo HOST=…` makes, and the flash of a real board that is made from it.
@@ -38,6 +38,11 @@ deploy: setup ## copy stage 1 to a development board, and to no other: PORT=…
 
 qemu: setup ## start the flash of a real board in an ESP32 emulator: FLASH=… [CONSOLE_PORT=5555]
 	$(BIN)/signet board emulate $(FLASH) --port $(or $(CONSOLE_PORT),5555)
+
+qemu-check: setup ## a device's whole way in an ESP32 emulator: IMAGES="a.bin b.bin" [APP=data=16,mpy=6] [RESTARTS=20] [LEAST=24] [KEEP=1]
+	$(call need,IMAGES,published ESP32_GENERIC-OTA-….bin)PYTHONPATH=tools $(BIN)/python -m bench.qemu_check \
+	  $(if $(APP),--app $(APP)) $(if $(RESTARTS),--restarts $(RESTARTS)) $(if $(LEAST),--least $(LEAST)) \
+	  $(if $(KEEP),--keep) $(IMAGES)
 
 test: setup ## run all tests, under CPython and under MicroPython
 	$(BIN)/pytest -n auto

@@ -44,6 +44,10 @@ async def command(device, payload):
         message = _parse_object(payload)
         ident = message.get("id")
         function = device.commands.get(message.get("command"))
+        if not function and message.get("command") == "memory":
+            from firmware.ondemand import memory
+
+            function = memory.command
         if not function:
             raise ValueError("no command %r" % message.get("command"))
         result = function(device, message.get("args") or {})

@@ -5,6 +5,7 @@ restarts into the new version.
 """
 
 import asyncio
+import json
 
 from micropython import const
 
@@ -109,6 +110,7 @@ async def _attempt(task, order, agent):
         unload()
         if task.done < task.total:
             print("signet: download: block %d of %d" % (task.done, task.total))
+            _show_memory(agent.device)
             await download.request(task.done * BLOCK_LEN, order["size"] - 1)
         while task.done < task.total:
             await download.readinto(view)
@@ -120,3 +122,12 @@ async def _attempt(task, order, agent):
                 print("signet: debug: download: block %d is in flash" % task.done)
     finally:
         await download.close()
+
+
+def _show_memory(device):
+    """Nobody can be asked for it while there is no session."""
+    from firmware.ondemand import memory
+
+    print("signet: memory:", json.dumps(memory.command(device, None)))
+    del memory
+    unload()

@@ -306,9 +306,13 @@ def test_the_heap_is_measured_from_outside(tmp_path: Path) -> None:
         idle = board.measure_heap()
         again = board.measure_heap()
         samples = board.heap_samples()
+        (names, _), (more_names, largest), _ = board.heap_details()
     assert [when for when, _ in samples] == ["boot", "op", "asked", "asked"]
     shims = samples[0][1]
     assert 10_000 < shims < SHIMS_LIMIT
     assert samples[1][1] > shims + 24_000
     assert 20_000 < idle - shims < 60_000
     assert abs(again - idle) < 1000
+    assert 3 <= more_names - names < 10  # kept, idle, asked for: none of them in MicroPython
+    assert 30_000 < largest < 77 * 2048 - idle
+    assert not any("max free" in line for line in board.lines)

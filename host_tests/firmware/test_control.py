@@ -1,6 +1,11 @@
 """`device` and `control` under CPython: what an application has, and commands."""
 
 import asyncio
+import functools
+import gc
+import io
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,3 +175,80 @@ def test_bad_commands(load: Load, device: SimpleNamespace, posts: Posts) -> None
     for payload in BAD_OBJECTS.values():
         answer = command(load, device, posts, payload)
         assert (answer["id"], answer["ok"]) == (None, False)
+
+
+# What two ports print: an emulated ESP32 with a stock 1.25.0, and the unix port.
+PRINTED: dict[str, tuple[str, dict[str, int | None]]] = {
+    "esp32": (
+        "stack: 3024 out of 15360\r\n"
+        "GC: total: 56000, used: 53200, free: 2800, max new split: 63488\r\n"
+        " No. of 1-blocks: 631, 2-blocks: 150, max blk sz: 144, max free sz: 34\r\n"
+        "qstr pool: n_pool=5, n_qstr=439, n_str_data_bytes=4512, n_total_bytes=9008\r\n",
+        {"live": 53200, "free": 2800, "total": 56000, "names": 439, "largest": 544},
+    ),
+    "unix": (
+        "mem: total=4380, current=1183, peak=2889\n"
+        "stack: 880 out of 80000\n"
+        "GC: total: 2072832, used: 1312, free: 2071520\n"
+        " No. of 1-blocks: 12, 2-blocks: 2, max blk sz: 9, max free sz: 64717\n"
+        "qstr pool: n_pool=1, n_qstr=3, n_str_data_bytes=32, n_total_bytes=320\n",
+        {"live": 1312, "free": 2071520, "total": 2072832, "names": 3, "largest": 16 * 64717},
+    ),
+    "another": (
+        "GC: used 5\n",
+        dict.fromkeys(("live", "free", "total", "names", "largest")),
+    ),
+}
+IDF = {"uptime_s": 61, "idf_free": 220, "idf_largest": 150, "idf_least": 110}
+
+
+class Console:
+    """os.dupterm: a stream that gets what is printed, until the one before is put back."""
+
+    def __init__(self) -> None:
+        self.stream: Any = "before"
+
+    def dupterm(self, stream: Any) -> Any:
+        old, self.stream = self.stream, stream
+        return old
+
+
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch, load: Load) -> Console:
+    """What the port has and CPython has not."""
+    console = Console()
+    heaps = [(300, 200, 150, 100), (30, 20, 15, 10)]
+    esp32 = SimpleNamespace(HEAP_DATA=4, idf_heap_info={4: heaps}.get)
+    monkeypatch.setitem(sys.modules, "esp32", esp32)
+    monkeypatch.setattr(gc, "mem_alloc", lambda: 40_000, raising=False)
+    monkeypatch.setattr(os, "dupterm", console.dupterm, raising=False)
+    sized = SimpleNamespace(BytesIO=lambda length: io.BytesIO())
+    monkeypatch.setattr(load("ondemand.memory"), "io", sized)
+    return console
+
+
+@pytest.mark.parametrize("port", PRINTED)
+def test_every_board_tells_its_memory(
+    load: Load, device: SimpleNamespace, posts: Posts, console: Console, port: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    printed, expected = PRINTED[port]
+    half = printed.index("qstr") if "qstr" in printed else len(printed)
+    for name, text in (("mem_info", printed[:half]), ("qstr_info", printed[half:])):
+        show = functools.partial(lambda text: console.stream.write(text.encode()), text)
+        monkeypatch.setattr(f"micropython.{name}", show, raising=False)
+    answer = command(load, device, posts, b'{"id":1,"command":"memory"}')
+    assert answer == {"id": 1, "ok": True, "result": {**expected, **IDF}}
+    assert console.stream == "before"
+    device.commands = {"memory": lambda device, args: "mine"}
+    assert command(load, device, posts, b'{"id":1,"command":"memory"}')["result"] == "mine"
+
+
+def test_memory_where_the_console_cannot_be_read(
+    load: Load, device: SimpleNamespace, posts: Posts, console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delattr(os, "dupterm")
+    answer = command(load, device, posts, b'{"id":1,"command":"memory"}')
+    unknown = dict.fromkeys(("free", "total", "names", "largest"))
+    assert answer["result"] == {"live": 40_000, **unknown, **IDF}

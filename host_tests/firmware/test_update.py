@@ -14,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from host_tests.firmware.world import BLOCK, DEVICE, WAIT_S
 from host_tests.fleet_helpers import client_context, wait_until
 from host_tests.tool_helpers import REPO
-from signet.board.virtual.board import VirtualBoard
+from signet.board.virtual.board import FIRST_SEGMENT_LEN, VirtualBoard, on_a_chip
 from signet.board.virtual.cycle import Cause, PowerCut
 from signet.formats import flash
 from signet.image import slot_image
@@ -51,6 +51,21 @@ def install_small(world):
 def small(world):
     if world.command("identify")["result"] != "small":
         install_small(world)
+
+
+def test_what_stays_in_memory_fits_into_a_chips_first_segment(world):
+    """What does not is taken from the memory that Wi-Fi and TLS have."""
+    world.board.power_off()
+    mark = len(world.operator.messages)
+    world.board.power_on(record_heap=True)
+    world.wait_for_state(mark, status="confirmed")
+    idle = max(world.board.measure_heap() for _ in range(3))
+    shims = world.board.heap_samples()[0][1]
+    world.board.power_off()
+    mark = len(world.operator.messages)
+    world.board.power_on(record_flash=True)
+    world.wait_for_state(mark, status="confirmed")
+    assert 40_000 < on_a_chip(idle - shims) < FIRST_SEGMENT_LEN
 
 
 def test_an_update_with_a_break_is_resumed_confirmed_and_uses_one_connection_at_a_time(world):

@@ -14,8 +14,9 @@ LAYERS = (
     "toolchain", "sealed_build",
     "signet", "signet.errors", "signet.project", "signet.files", "signet.locks", "signet.run",
     "signet.options", "signet.formats", "signet.pki", "signet.image", "signet.board.virtual",
-    "signet.board", "signet.device", "signet.fleet", "signet.release", "signet.cli",
-    "signet.__main__", "demo", "bench",
+    "signet.board", "signet.device", "signet.fleet", "signet.release",
+    "signet.board.measure", "signet.board.commands", "signet.cli", "signet.__main__",
+    "demo", "bench",
 )  # fmt: skip
 FOLDERS = {"lib": "lib", "firmware": ".", "tools": "tools"}  # and what module names begin at
 

@@ -24,6 +24,7 @@ class Agent:
 
     def __init__(self, boot):
         self.boot = boot
+        self.device = Nothing(uptime_s=lambda: 5)
         self.clock = Nothing(floor=0, keep=lambda: self.kept.append(1))
         self.kept = []
         self.reports = []
@@ -47,7 +48,8 @@ async def done(*args):
 
 def main(repo, folder, port, order_name, restarts):
     sys.path[:] = (".frozen", folder, repo + "/lib", repo + "/host_tests/pure")
-    sys.modules["network"] = Nothing()  # the unix port has none
+    sys.modules["network"] = Nothing()  # the unix port has neither
+    sys.modules["esp32"] = Nothing(HEAP_DATA=4, idf_heap_info=lambda _: [(4, 3, 2, 1)])
     import asyncio
 
     import slots

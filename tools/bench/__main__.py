@@ -2,7 +2,7 @@
 
 import click
 
-from bench import board, mqtt, provision, table
+from bench import board, mqtt, provision, qemu_check, table
 
 BENCHES = {
     "bench": board.measure,
@@ -16,6 +16,8 @@ BENCHES = {
 def main(name: str) -> None:
     """Measure, and print a table."""
     table.run(name, BENCHES[name])
+    if name == "bench":
+        qemu_check.show_kept()
 
 
 if __name__ == "__main__":

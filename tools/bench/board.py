@@ -12,6 +12,7 @@ from bench.board_figures import Board, Heap, Size, Update
 from bench.table import Notes, Progress, Row, words
 from demo.stage import Stage
 from demo.transcript import Transcript
+from signet.board.virtual.board import FIRST_SEGMENT_LEN, on_a_chip
 
 
 def make_rows(stage1: Size, board: Board, heap: Heap, update: Update) -> list[Row]:
@@ -27,6 +28,10 @@ def make_rows(stage1: Size, board: Board, heap: Heap, update: Update) -> list[Ro
             at_most=24_576),
         Row("agent_live_heap_words", words(heap.idle - heap.shims),
             f"shims {words(heap.shims):,}", at_most=9_216),
+        Row("first_segment_bytes", on_a_chip(heap.idle - heap.shims), "estimate",
+            at_most=FIRST_SEGMENT_LEN),
+        Row("agent_names", heap.names[1] - heap.names[0], f"shims {heap.names[0]}", at_most=300),
+        Row("largest_free_words", words(heap.largest), f"live {words(heap.idle):,}"),
         Row("update_heap_above_idle_words", max(above_idle),
             f"idle {words(heap.updates[0][1]):,}", at_most=3_072),
         Row("download_ratio", round(download.bare_us / download.real_us, 3),

@@ -147,12 +147,17 @@ class _Agent:
         self.boot = boot
         self.context = mtls.client_context(identity.certificate, identity.key, identity.ca)
         self.clock = self
+        self.device = self
         self.started = 0
         self.first = None  # when the first block was written
 
     def keep(self):
         """Called by a download as soon as its connection stands."""
         self.started = time.ticks_us()
+
+    def uptime_s(self):
+        """Asked for when a download tells the memory."""
+        return 0
 
     def beat(self, ahead_s=0):
         """Called after each block."""

@@ -86,12 +86,16 @@ class Update(NamedTuple):
 class Heap(NamedTuple):
     """Live bytes after a collection. shims: before boot.py. idle: highest of a few samples.
 
-    updates: (image size, idle before the order, highest sample until it was confirmed).
+    updates: (image size, idle before the order, highest sample until it was confirmed). names:
+    those that MicroPython has not, before boot.py and idle. largest: least of a few samples of the
+    largest free block, idle.
     """
 
     shims: int
     idle: int
     updates: list[tuple[int, int, int]]
+    names: tuple[int, int]
+    largest: int
 
 
 def make_fleet(stage: Stage) -> None:
@@ -139,11 +143,13 @@ def measure_update(stage: Stage) -> Update:
 def measure_heap(stage: Stage) -> Heap:
     """One board that takes three updates, each with a larger image; its heap all the while."""
     updates = []
+    details: list[tuple[int, int]] = []  # before boot.py, then idle
     with _new_board(stage, _make_image(stage, "1.0.0"), record_heap=True):
         for ballast_kb in BALLAST_KB:
             new = _make_update(stage, ballast_kb)
             _, wire = _prepare(stage, new)
             idle = _measure_idle(stage)
+            details = details or stage.board.heap_details()
             start, mark = len(stage.board.heap_samples()), stage.mark
             publishing.publish(stage.operator, DEVICE, wire)
             _sample_until_confirmed(stage, mark)
@@ -151,7 +157,8 @@ def measure_heap(stage: Stage) -> Heap:
             updates.append((len(new), idle, max(used for _, used in samples[start:])))
             stage.wait_for_state(Descriptor(new).version, "confirmed", mark)
         shims = max(used for when, used in samples if when == "boot")
-    return Heap(shims, updates[0][1], updates)
+    names = details[0][0], details[-1][0]
+    return Heap(shims, updates[0][1], updates, names, min(block for _, block in details[1:]))
 
 
 def _empty_len(names: Iterable[str]) -> int:

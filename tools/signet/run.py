@@ -6,6 +6,7 @@ identity tool prints what it parses), so an error quotes only lines that the pro
 error, and no secret is ever an argument.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,15 @@ def run_program(
         reason = _error_lines(done.stdout + done.stderr) or "it gave no reason"
         raise ProgramError(f"{name}: failed with exit code {done.returncode}: {reason}")
     return done.stdout
+
+
+def ending_with_us() -> list[str]:
+    """A prefix that makes Linux end a program when the thread that starts it ends, killed or not.
+
+    Without util-linux a command that is killed leaves the program behind.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
 def _error_lines(output: str) -> str:

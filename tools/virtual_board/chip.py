@@ -133,7 +133,8 @@ def set_clock_ns(value):
 
 def read_memory():
     rtc.seek(_RTC_MEMORY_LEN)
-    length = struct.unpack("<HH", rtc.read(4))[0]
+    length = struct.unpack("<H", rtc.read(2))[0]
+    rtc.seek(_RTC_MEMORY)
     return rtc.read(length)
 
 

@@ -1,11 +1,11 @@
 """`esp32` of the ESP32 port: Partition, as esp32_partition.c and the IDF's esp_partition do it.
 
+And `idf_heap_info`, whose figures the host gives: there is no heap of the IDF here.
+
 What the IDF keeps in ROM and flash (image check, otadata) is read from the host when it is needed
 and dropped after, so that it takes no more heap than on the chip. Blocks below 4096 bytes, which
 only the FAT file system uses, are not modelled.
 """
-
-import struct as _struct
 
 import chip as _chip
 import uart as _uart
@@ -18,6 +18,13 @@ _ANY = const(0xFF)
 _READONLY = const(2)
 _FAT = const(0x81)
 del const  # the chip's module has none
+
+HEAP_EXEC = 1
+HEAP_DATA = 4
+
+
+def idf_heap_info(id):
+    return _chip.import_rom("heap").info(id)
 
 
 def _check(code, name):
@@ -32,7 +39,7 @@ def _entries():
     has_files = False
     for address in range(_TABLE, _TABLE + 0xC00, 32):
         _chip.read(address, row)
-        magic, kind, subtype, start, size, label, flags = _struct.unpack("<HBBII16sI", row)
+        magic, kind, subtype, start, size, label, flags = _chip.struct.unpack("<HBBII16sI", row)
         if magic != 0x50AA:
             break
         label = label.split(b"\0")[0].decode()
@@ -114,7 +121,7 @@ class Partition:
             if offset is None:
                 self._erase(start, len(buf))
                 offset = 0
-            self._check_writable()
+            self._check()
             _chip.program(self._place(start + offset, len(buf)), buf)
         finally:
             _uart.release()
@@ -155,7 +162,7 @@ class Partition:
             _check(0x104, "ESP_ERR_INVALID_SIZE")
         return address + offset
 
-    def _check_writable(self):
+    def _check(self):
         if self._entry[5] & _READONLY:
             _check(0x10D, "ESP_ERR_NOT_ALLOWED")
         if self._entry[2] == _chip.app:  # CONFIG_SPI_FLASH_DANGEROUS_WRITE_ABORTS, the default
@@ -163,7 +170,7 @@ class Partition:
             _chip.stop(_chip.HARD_RESET)
 
     def _erase(self, offset, length):
-        self._check_writable()
+        self._check()
         address = self._place(offset, length)
         if length % _SECTOR:
             _check(0x104, "ESP_ERR_INVALID_SIZE")

@@ -1,8 +1,10 @@
 """The commands `signet board`: virtual boards, and the flash of real ones."""
 
+import json
 import os
 import shlex
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,8 +13,9 @@ from signet.board import deploy, emulator, esptool, real_flash
 from signet.board.virtual import console
 from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import BoardError
+from signet.errors import RefusedError
 from signet.image import stage1
-from signet.options import FILE, FOLDER
+from signet.options import FILE, FOLDER, JSON, PKI
 from signet.project import PROJECT
 
 _BOARD = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -133,10 +136,57 @@ def board_emulate(path: Path, port: int, dry_run: bool, more: tuple[str, ...]) -
     machine, `-- -icount 3` keeps the chip's hardware watchdogs from running ahead of its program.
     """
     board = real_flash.check_file(path)
-    arguments = emulator.command_line(emulator.find_emulator(), path, port, more)
+    arguments = emulator.command_line(
+        emulator.find_emulator(), path, emulator.console_port(port), more
+    )
     if dry_run:
         click.echo(shlex.join(arguments))
         return
     emulator.claim(path, port)
     click.echo(f"signet: {board}; console: 127.0.0.1:{port}; Ctrl-C takes the power away", err=True)
     os.execv(arguments[0], arguments)
+
+
+@group.command("measure")
+@click.argument("path", metavar="FLASH|FOLDER", type=click.Path(path_type=Path, exists=True))
+@PKI
+@click.option("--image", type=FILE, help="Signed image to update to; without, no update.")
+@click.option("--bad", type=FILE, help="Signed image that the board has to roll back.")
+@click.option("--restarts", default=1, show_default=True, type=click.IntRange(0, 1000),
+              help="How often the broker is restarted.")  # fmt: skip
+@click.option("--limit", "limit_s", default=180.0, show_default=True,
+              type=click.FloatRange(1, 86400), help="Seconds for any one thing.")  # fmt: skip
+@click.option("--work", type=FOLDER, help="New folder that keeps console and logs.")
+@JSON
+@click.argument("more", metavar="[-- QEMU_OPTIONS]", nargs=-1)
+def board_measure(
+    path: Path,
+    pki_folder: Path,
+    image: Path | None,
+    bad: Path | None,
+    restarts: int,
+    limit_s: float,
+    work: Path | None,
+    as_json: bool,
+    more: tuple[str, ...],
+) -> None:
+    """Drive a board through its work, and print its memory at each step.
+
+    FLASH, of `signet board image`, runs in the emulator, FOLDER as a virtual board: each on a copy.
+    The servers are started here, at the addresses in the board's identity, which for the emulator
+    are at 10.0.2.2. QEMU's options are `-icount 3` unless others are given.
+    """
+    # Here: a fleet's servers take longer to import than most commands to run.
+    from signet.board.measure import figures
+    from signet.board.measure.drive import Plan
+    from signet.board.measure.run import measure, work_folder
+
+    with work_folder(work) as folder:
+        run = measure(path, Plan(pki_folder, restarts, image, bad, limit_s, more), folder)
+    if as_json:
+        click.echo(json.dumps(asdict(run)))
+    else:
+        figures.show(run)
+        click.echo(figures.LEGEND)
+    if run.failure:
+        raise RefusedError(run.verdict)

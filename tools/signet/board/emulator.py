@@ -17,6 +17,7 @@ from signet.errors import RefusedError, SignetError
 PROGRAM = "qemu-system-xtensa"
 MACHINE = "esp32"
 WIFI = "esp32_wifi"
+STDIO = "stdio"
 HOST = "10.0.2.2"  # this machine, as QEMU's user-mode network shows it
 _LOOPBACK = "127.0.0.1"
 _PROBE_S = 20
@@ -54,8 +55,13 @@ def _ask(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         raise SignetError(f"{program}: cannot be asked what it has: {error}") from error
 
 
-def command_line(program: str, path: Path, port: int, more: tuple[str, ...] = ()) -> list[str]:
-    """QEMU with the flash file as the chip, and the board's console on a TCP port.
+def console_port(port: int) -> str:
+    """The board's console on a TCP port: QEMU's name for it."""
+    return f"tcp:{_LOOPBACK}:{port},server=on,wait=off"
+
+
+def command_line(program: str, path: Path, console: str, more: tuple[str, ...] = ()) -> list[str]:
+    """QEMU with the flash file as the chip, and the board's console: `console_port`, or STDIO.
 
     more: further options of QEMU, as they are.
     """
@@ -63,7 +69,7 @@ def command_line(program: str, path: Path, port: int, more: tuple[str, ...] = ()
     return [
         program, "-machine", MACHINE, "-display", "none", "-monitor", "none",
         "-drive", f"file={drive},if=mtd,format=raw",
-        "-serial", f"tcp:{_LOOPBACK}:{port},server=on,wait=off",
+        "-serial", console,
         "-nic", f"user,model={WIFI}", *more,
     ]  # fmt: skip
 

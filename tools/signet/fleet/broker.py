@@ -17,6 +17,7 @@ from signet import files, locks
 from signet.errors import SignetError
 from signet.pki.names import OPERATOR_NAME
 from signet.project import TOOLCHAIN
+from signet.run import ending_with_us
 
 _START_S = 60  # it takes a second; several on a loaded machine
 _STOP_S = 60
@@ -94,7 +95,7 @@ class Broker:
             configuration = self._write_configuration()
             logged = log.tell()
             self._process = subprocess.Popen(
-                [*_ending_with_us(), program, "-c", configuration],
+                [*ending_with_us(), program, "-c", configuration],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: we stop it in order
                 pass_fds=[lock.fileno()],  # locked for as long as mosquitto lives
@@ -146,15 +147,6 @@ def _find_mosquitto() -> Path:
     if found is None:
         raise SignetError("mosquitto: program not found", "make setup installs it")
     return Path(found)
-
-
-def _ending_with_us() -> list[str]:
-    """A prefix that makes Linux end the program when the thread that starts it ends, killed or not.
-
-    Without util-linux a killed fleet leaves its broker behind; the lock tells.
-    """
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
 def _last_error(log: bytes) -> str:

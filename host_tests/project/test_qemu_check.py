@@ -1,0 +1,70 @@
+"""`make qemu-check`, as far as it goes without an emulator, and what `make bench` prints of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench import application, qemu_check
+from bench.application import Size
+from host_tests.tool_helpers import REPO
+from signet.board.measure.figures import Row, Run
+from signet.errors import SignetError
+from signet.image import mpy
+
+
+def run(*args: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench.qemu_check", *args],
+        capture_output=True, text=True, check=False, cwd=REPO,
+        env=os.environ | {"PYTHONPATH": "tools", "PATH": path},
+    )  # fmt: skip
+
+
+def test_without_an_emulator_it_says_what_is_missing(tmp_path):
+    image = tmp_path / "micropython.bin"
+    image.touch()
+    done = run(str(image), path=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("qemu-check: error: qemu-system-xtensa: not installed")
+    assert "qemu-check: hint: it takes a QEMU with the machine esp32" in done.stderr
+    done = run(str(image), "--app", "data=16", path=str(tmp_path))
+    assert done.returncode == 2
+    assert "application 'data=16', expected the form data=16,mpy=6" in done.stderr
+    assert run().returncode == run(str(tmp_path / "none.bin")).returncode == 2
+
+
+@pytest.mark.parametrize("size", [Size(0, 0), Size(16, 6), Size(32, 8)])
+def test_an_application_has_the_size_that_was_asked_for(tmp_path, size):
+    path = tmp_path / "app.py"
+    path.write_text(application.make_source(size))
+    assert path.read_text() == application.make_source(size)
+    (code,) = mpy.compile_sources({"firmware/app.py": path}).values()
+    least = max(size.mpy_kb * 1024, 200)
+    assert least <= len(code) < least + 1024
+    names = {"__name__": "app"}
+    exec(path.read_text(), names)  # what is loaded runs without an error
+    assert {"run", "self_test"} < names.keys()
+
+
+def test_sizes_are_read():
+    assert application.parse_size("data=16,mpy=6") == Size(16, 6)
+    assert str(Size(16, 6)) == "16 KB of data and 6 KB of .mpy"
+    for text in ("", "data=16", "mpy=6,data=16", "data=-1,mpy=6", "data=16,mpy=6,x=1"):
+        with pytest.raises(SignetError, match="expected the form"):
+            application.parse_size(text)
+
+
+def test_a_verdict_says_what_is_wrong():
+    run = Run("board", True, "2026-01-01")
+    for free in (40_000, 24_000, 50_000):
+        run.rows.append(Row("step", 1, {"idf_free": free}))
+    run.rows.append(Row("order", 1))
+    assert qemu_check.verdict(run, None) is None
+    assert qemu_check.verdict(run, 23) is None
+    assert qemu_check.verdict(run, 24) == (
+        "the IDF had 24,000 bytes left at a step, expected 24 KB"
+    )
+    run.failure = "order: no report"
+    assert qemu_check.verdict(run, 23) == "order: no report"
