@@ -79,7 +79,7 @@ def test_the_order_of_files_makes_no_difference():
 
 
 def test_the_payload_has_no_block_too_many(project, unsigned):
-    compiled = mpy.compile_sources(slot_image._slot_sources(project))
+    compiled = mpy.compile_sources(slot_image.slot_sources(project))
     blocks = len(unsigned) // 4096 - 1
     assert filesystem.pack(compiled, filesystem.SLOT, blocks) == unsigned[4096:]
     with pytest.raises(RefusedError, match=f"do not fit into {blocks - 1} blocks of 4096"):

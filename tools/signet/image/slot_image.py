@@ -30,7 +30,7 @@ LAYOUT = "firmware/board/partitions.csv"  # in a source folder
 
 _MAGIC = b"SGNTSLOT"
 _FORMAT = 1
-_DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32s")
+_DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32sI")
 _ANY_PLATFORM = (255, 255, 255)
 _NO_FLOOR = 0
 _MAX_AHEAD_S = 86400  # a board that ran it would refuse the true time as below its floor
@@ -42,6 +42,7 @@ class Release:
 
     counter: security counter, u32. platform: least MicroPython version (major, minor, patch).
     build_time: Unix seconds; a board's clock never runs below it. profile: one of `PROFILES`.
+    heap: KB of heap that the board reserves at least; 0 leaves it to the board.
     """
 
     version: str
@@ -50,6 +51,7 @@ class Release:
     platform: tuple[int, int, int]
     build_time: int
     profile: str = DEFAULT_PROFILE
+    heap: int = 0
 
 
 def build_image(release: Release, source: Path, app: Path | None = None) -> bytes:
@@ -60,9 +62,7 @@ def build_image(release: Release, source: Path, app: Path | None = None) -> byte
     compile, RefusedError for an image that is larger than a slot.
     """
     _check_release(release)
-    sources = _slot_sources(source)
-    if app is not None:
-        sources["firmware/app.py"] = app
+    sources = slot_sources(source, app)
     compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
     slot_len = _slot_len(source)
     most_blocks = slot_len // BLOCK_LEN - 2
@@ -82,7 +82,7 @@ def pack_descriptor(release: Release, payload_len: int) -> bytes:
     fields = _DESCRIPTOR.pack(
         _MAGIC, _FORMAT, PROFILES.index(release.profile), payload_len, release.counter,
         major << 16 | minor << 8 | patch, release.build_time, release.version.encode(),
-        release.model.encode(),
+        release.model.encode(), release.heap,
     )  # fmt: skip
     block = fields.ljust(BLOCK_LEN, b"\xff")
     Descriptor(block)
@@ -115,7 +115,7 @@ def check_profile(profile: str) -> None:
         raise SignetError(f"profile {profile!r}, expected one of {', '.join(PROFILES)}")
 
 
-def _slot_sources(source: Path) -> dict[str, Path]:
+def slot_sources(source: Path, app: Path | None = None) -> dict[str, Path]:
     """Path in the slot (but .py) and source file of everything that a slot image holds."""
     found = {
         name: path
@@ -126,6 +126,8 @@ def _slot_sources(source: Path) -> dict[str, Path]:
         raise SignetError(
             f"{source}/firmware: no Python files", "--source names the project folder"
         )
+    if app is not None:
+        found["firmware/app.py"] = app
     return found
 
 
