@@ -11,7 +11,7 @@ from signet import files
 from signet.errors import refusals_about
 from signet.formats import signing
 from signet.formats.documents import utc
-from signet.image import slot_image
+from signet.image import budget, manifest, slot_image
 from signet.options import FILE, JSON, SOURCE, U32
 from trust.identity import PROFILES
 from trust.image import Descriptor
@@ -56,6 +56,13 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
 )
 @SOURCE
 @click.option("--app", type=FILE, help="A file that takes the place of firmware/app.py.")
+@click.option(
+    "--manifest",
+    "manifest_path",
+    type=FILE,
+    help="What the application needs. "
+    f"Default: {manifest.NAME} beside --app, or in the project folder, if it is there.",
+)
 @click.option("-o", "--output", type=FILE, required=True, help="The unsigned image.")
 def image_build(
     version: str,
@@ -66,23 +73,49 @@ def image_build(
     build_time: int | None,
     source: Path,
     app: Path | None,
+    manifest_path: Path | None,
     output: Path,
 ) -> None:
     """Build an unsigned slot image from firmware/ and lib/.
 
     Only .py files are packed; firmware/board and lib/trust stay out. The same source, options and
-    build time give the same bytes.
+    build time give the same bytes. An application that is too large for a board's memory is
+    refused; what it takes, and what is left, is printed.
     """
     now = int(time.time())
+    path = manifest_path or manifest.beside(app, source)
+    needs = manifest.read_manifest(path) if path else manifest.Manifest()
+    cost = budget.application_cost(slot_image.slot_sources(source, app), needs.data_kb)
+    rooms = budget.check_room(cost, needs, min_platform)
     release = slot_image.Release(
-        version, model, counter, min_platform, now if build_time is None else build_time, profile
-    )
+        version, model, counter, min_platform, now if build_time is None else build_time, profile,
+        needs.reserve_kb,
+    )  # fmt: skip
     content = slot_image.build_image(release, source, app)
     files.replace_file(output, content)
     click.echo(
         f"{output}: {version} for {model}, {profile}, counter {counter}, {len(content)} bytes, "
         "unsigned"
     )
+    _show_rooms(cost, rooms)
+
+
+def _show_rooms(cost: budget.Cost, rooms: list[budget.Room]) -> None:
+    click.echo(
+        f"  the application takes {_kb(cost.total)} KB of heap: code {_kb(cost.code)}, "
+        f"{cost.names} names, data {_kb(cost.data)}"
+    )
+    for room in rooms:
+        version = ".".join(map(str, room.board.micropython))
+        click.echo(
+            f"  MicroPython {version}, {room.reserve_kb} KB reserved: {_kb(room.left)} KB left; "
+            f"{_kb(room.network)} KB for the network"
+            + ("" if room.network >= budget.ENOUGH_FOR_NETWORK else ", which is little")
+        )
+
+
+def _kb(length: int) -> str:
+    return f"{length / 1024:.1f}"
 
 
 @group.command("sign")
@@ -152,4 +185,5 @@ def _describe(descriptor: Descriptor) -> dict[str, Any]:
         "platform": f"{platform >> 16}.{platform >> 8 & 0xFF}.{platform & 0xFF}",
         "build_time": descriptor.build_time,
         "payload_bytes": descriptor.payload_len,
+        "heap_kb": descriptor.heap,
     }
