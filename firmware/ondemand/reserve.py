@@ -20,7 +20,6 @@ _DEBUG = const(False)
 _TRIES = const(3)
 _OVERHEAD = const(2048)  # `gc_try_add_heap` adds this to what is asked, and 13/512 of long pieces
 _GRAIN = const(4096)  # the IDF's heap rounds long blocks up to a multiple, from 1.26 on
-_HEADER = const(64)  # so that it does not go over it with what it puts before a block
 _PLENTY = const(512 * 1024)  # a free block of this size is PSRAM, which Wi-Fi does without
 
 
@@ -62,7 +61,7 @@ def hold_len(regions, size, trim):
     if trim:
         # What is said of a block is rounded down; the region knows better, if it is the only one.
         block = free if free - largest < largest // 16 else largest
-        largest = (block - size & -_GRAIN) - _HEADER
+        largest = block - size & -_GRAIN
     return min(largest - _OVERHEAD, largest * 512 // 525) // 4
 
 

@@ -80,6 +80,7 @@ def test_what_makes_an_application_dear(tmp_path):
     assert cost_of(tmp_path, APP, 3) == budget.Cost(plain.code, plain.names, 3072)
     named = cost_of(tmp_path, APP + "brightness = darkness = 1\n")
     assert named.names == plain.names + 2
+    assert cost_of(tmp_path, APP + "outbox = 1\n").names == plain.names  # the agent has that
     # Its methods weigh more than its bytes.
     thing = "class Lamp{}:\n    def run(self): pass\n    def _run(self): pass\n"
     classes = "".join(thing.format(number) for number in range(9))
@@ -99,6 +100,8 @@ def test_modules_that_only_the_application_imports(project, tmp_path):
         "from . import sensors\nimport mtls\ndef run():\n    from sense import raw\n"
     )
     (firmware / "sensors.py").write_text("import firmware.ondemand.rare\n")
+    (firmware / "ondemand").mkdir()
+    (firmware / "ondemand/rare.py").write_text("")
     (tmp_path / "lib/sense").mkdir()
     (tmp_path / "lib/sense/__init__.py").write_text("")
     (tmp_path / "lib/sense/raw.py").write_text("")
