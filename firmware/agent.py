@@ -36,12 +36,6 @@ def run(boot, watchdog):
 
     That is what Ctrl-C does in a dev image; others have no code for it.
     """
-    from firmware.ondemand import reserve
-
-    # Now, while the network is down. It is what keeps the segment.
-    boot.heap = reserve.reserve(max(boot.record.get("heap_kb", _HEAP_KB), boot.heap))
-    del reserve
-    unload()
     if _DEBUG:
         import sys
 
@@ -76,6 +70,13 @@ class Agent:
     """
 
     def __init__(self, boot, watchdog):
+        from firmware.ondemand import reserve
+
+        # While the network is down. It is what keeps the segment. Not in `run`, which does not
+        # return: a frame goes on showing the collector what was called from it.
+        boot.heap = reserve.reserve(max(boot.record.get("heap_kb", _HEAP_KB), boot.heap))
+        del reserve
+        unload()
         self.boot = boot
         self.outbox = []
         self.wake = asyncio.Event()

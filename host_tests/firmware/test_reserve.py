@@ -19,7 +19,7 @@ def reserve(size_kb):
     print("asked for", size_kb)
     return "kept"
 """
-AGENT = ("    if _DEBUG:\n        import sys\n", "    print('it was', boot.heap)\n")
+AGENT = ("        self.boot = boot\n", "        print('it was', boot.heap)\n")
 
 
 @pytest.fixture(scope="module")
