@@ -19,6 +19,7 @@ from micropython import const
 _DEBUG = const(False)
 _TRIES = const(3)
 _OVERHEAD = const(2048)  # `gc_try_add_heap` adds this to what is asked, and 13/512 of long pieces
+_PIECE = const(1024)  # words: too long for what `hold_len` leaves over in its own segment
 _GRAIN = const(4096)  # the IDF's heap rounds long blocks up to a multiple, from 1.26 on
 _PLENTY = const(512 * 1024)  # a free block of this size is PSRAM, which Wi-Fi does without
 
@@ -66,11 +67,15 @@ def hold_len(regions, size, trim):
 
 
 def _grow(size):
-    """Have the heap grow by `size`; an object in the new segment, and not at its start."""
+    """Have the heap grow by `size`; a list whose items lie in the new segment.
+
+    The collector takes whatever looks like an address for one, so what is long is cleared here,
+    which frees it at once: it would stay, for all that the stack still shows of it.
+    """
     held = []
     trim = True
     gc.collect()
-    gc.disable()  # so nothing needs a reference, and no stale one on the stack keeps much alive
+    gc.disable()
     try:
         while True:
             length = hold_len(_regions(), size, trim)
@@ -78,24 +83,18 @@ def _grow(size):
                 break
             held.append([None] * length)
             trim = False
-        # What there is and what it may grow by: changes when it grows. Nothing here allocates but
-        # what is meant to, or something else would be the first in the new segment.
+        # All segments, and what there could be more: changes when the heap grows.
         limit = gc.mem_alloc() + gc.mem_free()
-        length = 1024
         while gc.mem_alloc() + gc.mem_free() == limit:
-            piece = (0,) * length
-        # An object's id is its address.
-        start = id(piece)
-        length = 7
-        while not start < id(piece) < start + size:
-            piece = (0,) * length
-        pin = piece
-        for _ in range(16):
-            piece = (0,) * length  # where the stack still shows what lies behind `held`, this does
+            held.append([None] * _PIECE)
+        pin = held.pop()  # there was no place for its items, so they have the first of the new one
+        del pin[16:]
+        for _ in range(8):
+            pin.pop()  # halves what is allocated, where it is, down to 64 bytes
         return pin
     finally:
         for part in held:
-            part.clear()  # frees it at once: the collector takes what looks like an address for one
+            part.clear()
         gc.enable()
 
 
