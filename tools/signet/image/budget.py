@@ -55,8 +55,8 @@ class Board:
 
 
 BOARDS = (
-    Board((1, 25, 0), live=50_000, network=61_000),
-    Board((1, 26, 0), live=52_000, network=63_000),
+    Board((1, 25, 0), live=50_400, network=61_000),
+    Board((1, 26, 0), live=54_600, network=63_000),
 )
 
 
