@@ -27,6 +27,7 @@ _SETTLED_S = const(60)  # uptime after which a restart is no crash loop any more
 _COLLECT_AFTER = const(2048)  # bytes allocated, from the first connection on
 _OUTBOX = const(24)  # messages that wait while there is no session
 _LATEST = const(4)  # of them at QoS 0: old telemetry must not take the memory to connect with
+_HEAP_KB = const(16)  # to reserve, unless the provisioning record or the image says otherwise
 _ONLINE_LIMIT_S = const(180)  # how long the task may be silent: several timeouts in a row
 
 
@@ -69,6 +70,13 @@ class Agent:
     """
 
     def __init__(self, boot, watchdog):
+        from firmware.ondemand import reserve
+
+        # While the network is down. It is what keeps the segment. Not in `run`, which does not
+        # return: a frame goes on showing the collector what was called from it.
+        boot.heap = reserve.reserve(max(boot.record.get("heap_kb", _HEAP_KB), boot.heap))
+        del reserve
+        unload()
         self.boot = boot
         self.outbox = []
         self.wake = asyncio.Event()

@@ -109,14 +109,17 @@ def test_app_takes_the_place_of_the_application(project, unsigned, tmp_path):
 
 
 def test_the_descriptor_is_the_documented_struct(unsigned):
-    fields = struct.unpack_from("<8sHHIIIQ32s32s", unsigned)
+    fields = struct.unpack_from("<8sHHIIIQ32s32sI", unsigned)
     assert fields[:7] == (
         *(b"SGNTSLOT", 2, 1),
         *(len(unsigned) - 4096, 1, 1 << 16 | 25 << 8, 1_700_000_000),
     )
     assert fields[7].rstrip(b"\0") == b"1.0.0"
     assert fields[8].rstrip(b"\0") == b"signet-demo"
-    assert set(unsigned[96:4096]) == {0xFF}
+    assert fields[9] == 0
+    assert set(unsigned[100:4096]) == {0xFF}
+    unsigned = slot_image.pack_descriptor(replace(RELEASE, heap=32), 4096)
+    assert unsigned[96:101] == b"\x20\0\0\0\xff"
 
 
 @pytest.mark.parametrize(("native", "kind"), [("", "Archive"), ("native", "VfsRom")])
@@ -134,7 +137,7 @@ def test_micropython_mounts_the_payload_and_runs_from_it(
     assert done.stderr == ""
     found, *listed, greeting = done.stdout.splitlines()
     assert found == kind
-    compiled = mpy.compile_sources(slot_image._slot_sources(project))
+    compiled = mpy.compile_sources(slot_image.slot_sources(project))
     expected = {
         f"/slot/{name.removeprefix('lib/')} {hashlib.sha256(code).hexdigest()}"
         for name, code in compiled.items()

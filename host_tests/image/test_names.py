@@ -372,7 +372,7 @@ def test_names_with_a_number_are_those_of_micropython(micropython, tmp_path):
 
 @pytest.fixture(scope="module")
 def compiled():
-    return mpy.compile_sources(slot_image._slot_sources(REPO))
+    return mpy.compile_sources(slot_image.slot_sources(REPO))
 
 
 def test_a_file_that_is_not_renamed_keeps_its_bytes(compiled):

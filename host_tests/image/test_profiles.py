@@ -38,7 +38,7 @@ def test_only_a_dev_image_holds_debug_code(tmp_path):
     wanted = debug_strings()
     assert len(wanted) >= 3
     for profile, content in images.items():
-        sources = slot_image._slot_sources(REPO)
+        sources = slot_image.slot_sources(REPO)
         code = b"".join(mpy.compile_sources(sources, debug=profile == "dev").values())
         for found in (content, code):
             assert (b"debug" in found, b"_DEBUG" in found) == (profile == "dev", False)

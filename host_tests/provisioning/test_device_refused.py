@@ -152,6 +152,8 @@ BAD_SETTINGS = {
     "watchdog": ({"watchdog_s": 4}, "watchdog 4 s, expected 5 to 300"),
     "profile": ({"profile": "debug"}, "profile 'debug', expected one of dev, production, sealed"),
     "long watchdog": ({"watchdog_s": 301}, "watchdog 301 s"),
+    "much heap": ({"heap_kb": 49}, "heap of 49 KB, expected 0 to 48"),
+    "negative heap": ({"heap_kb": -1}, "heap of -1 KB, expected 0 to 48"),
     "record too long": (
         dict.fromkeys(("broker", "images", "ntp"), f"{'a.' * 126}a:1234"),
         "provisioning record: 10.. bytes, expected at most 1024",

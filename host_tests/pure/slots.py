@@ -22,7 +22,7 @@ NOW = 1760000000
 ISSUED = NOW - 60  # number of the order "good"
 DAY = 86400
 
-DESCRIPTOR = "<8sHHIIIQ32s32s"
+DESCRIPTOR = "<8sHHIIIQ32s32sI"
 RECORD = "<4sIBBBBB3xIII"
 _CHUNK = 1024
 
@@ -101,13 +101,14 @@ def record():
 
 def descriptor(
     version=b"1.0.0", model=b"signet-test", counter=1, build_time=BUILT, platform=1 << 16 | 20 << 8,
-    blocks=2, payload_len=None, magic=b"SGNTSLOT", format_=2, profile=1,
+    blocks=2, payload_len=None, magic=b"SGNTSLOT", format_=2, profile=1, heap=0,
 ):  # fmt: skip
     """The bytes of a descriptor that are used; 0xFF follows."""
     length = blocks * BLOCK if payload_len is None else payload_len
     return struct.pack(
-        DESCRIPTOR, magic, format_, profile, length, counter, platform, build_time, version, model
-    )
+        DESCRIPTOR, magic, format_, profile, length, counter, platform, build_time, version, model,
+        heap,
+    )  # fmt: skip
 
 
 def payload_unit(name, number):

@@ -35,7 +35,8 @@ def test_descriptor_fields():
     assert (found.version, found.model) == ("1.1.0-rc.1", "m" * 32)
     assert (found.counter, found.build_time, found.platform) == (7, 1 << 33, 0x011900)
     assert (found.payload_len, found.image_len) == (3 * 4096, 5 * 4096)
-    assert found.profile == 1
+    assert (found.profile, found.heap) == (1, 0)
+    assert Descriptor(slots.descriptor(heap=32)).heap == 32
     assert found.digest is None
 
 
@@ -67,9 +68,9 @@ def test_malformed_descriptors():
         slots.check_refused(reason, ImageError, Descriptor, block)
         slot.load([block])
         refuse(reason, slot)
-    for length in (0, 95):
+    for length in (0, 99):
         slots.check_refused(
-            "descriptor: %d bytes, expected 96" % length, ImageError, Descriptor, block[:length]
+            "descriptor: %d bytes, expected 100" % length, ImageError, Descriptor, block[:length]
         )
 
 

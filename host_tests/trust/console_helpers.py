@@ -40,7 +40,7 @@ def stage1_files() -> dict[str, bytes]:
 @cache
 def slot_files() -> dict[str, bytes]:
     """Path and content of what is in a slot; compiled once, for that takes seconds."""
-    compiled = mpy.compile_sources(slot_image._slot_sources(REPO))
+    compiled = mpy.compile_sources(slot_image.slot_sources(REPO))
     return {name.removeprefix("lib/"): code for name, code in compiled.items()}
 
 

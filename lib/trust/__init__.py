@@ -22,6 +22,7 @@ class Boot:
     platform: version tuple of the running MicroPython.
     running: index of the slot that runs.
     version, counter, profile, build_time: of its verified image.
+    heap: KB of heap to reserve that the image asks for; then what keeps the reserved segment.
     clock_floor: Unix seconds, signed: it cannot be earlier.
     refused: [(slot index, was it on trial, reason)], slots passed over on this boot.
     """
@@ -31,6 +32,7 @@ class Boot:
     counter = 0
     profile = 0
     build_time = 0
+    heap = 0
     clock_floor = 0
 
     def __init__(self, identity, record, state_device, slots, platform):

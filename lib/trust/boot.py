@@ -44,6 +44,7 @@ def select(identity, state, slots, platform):
         boot.counter = descriptor.counter
         boot.profile = descriptor.profile
         boot.build_time = descriptor.build_time
+        boot.heap = descriptor.heap
         # The number of an order is its time of issue.
         boot.clock_floor = max(descriptor.build_time, state.order)
         return boot, descriptor.payload_len

@@ -17,12 +17,12 @@ from micropython import const
 from . import TrustError, block_count, signature
 
 BLOCK_LEN = const(4096)
-DESCRIPTOR_LEN = const(96)
+DESCRIPTOR_LEN = const(100)
 
 _MAGIC = const(b"SGNTSLOT")
 _FORMAT = const(2)  # 1 had a littlefs file system
 _LAST_PROFILE = const(2)
-_STRUCT = const("<8sHHIIIQ32s32s")
+_STRUCT = const("<8sHHIIIQ32s32sI")
 
 
 class ImageError(TrustError):
@@ -30,20 +30,21 @@ class ImageError(TrustError):
 
 
 class Descriptor:
-    """The first 96 bytes of an image (docs/design.md, "Slot image").
+    """The first 100 bytes of an image (docs/design.md, "Slot image").
 
     profile: number in `identity.PROFILES`; a board runs none below its own.
     payload_len: bytes of archive and fill, a multiple of 4096.
     counter: security counter; a board never runs one below its floor.
     platform: least MicroPython version, major << 16 | minor << 8 | patch.
     build_time: Unix seconds.  version, model: printable ASCII.
+    heap: KB of heap to reserve at start; 0 leaves it to the board.
     digest: SHA-256 of descriptor and payload, 32 bytes; None until `verify` set it.
     """
 
     digest = None
 
     def __init__(self, block):
-        """Parse the first 96 bytes or more of an image; ImageError if they are malformed."""
+        """Parse the first 100 bytes or more of an image; ImageError if they are malformed."""
         if len(block) < DESCRIPTOR_LEN:
             raise ImageError("descriptor: %d bytes, expected %d" % (len(block), DESCRIPTOR_LEN))
         (
@@ -56,6 +57,7 @@ class Descriptor:
             self.build_time,
             version,
             model,
+            self.heap,
         ) = struct.unpack_from(_STRUCT, block)
         if magic != _MAGIC:
             raise ImageError("not a slot image: magic %r, expected %r" % (magic, _MAGIC))

@@ -220,7 +220,10 @@ def _new_board(
     signed = stage.folder / "provisioned.img"
     files.replace_file(signed, content)
     stage.flash.unlink(missing_ok=True)
-    settings = Settings(DEVICE, MODEL, "A1", **stage.fleet.addresses, watchdog_s=_WATCHDOG_S)
+    address = stage.fleet.addresses
+    settings = Settings(
+        DEVICE, MODEL, "A1", address["broker"], address["images"], address["ntp"], _WATCHDOG_S
+    )
     flash_file.provision(settings, stage.pki, signed, PROJECT, stage.flash)
     mark, started = stage.mark, time.monotonic()
     with VirtualBoard(stage.flash.parent, heap=heap) as stage.board:

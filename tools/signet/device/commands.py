@@ -21,6 +21,7 @@ from signet.errors import EXIT_REFUSED, RefusedError
 from signet.formats import signing
 from signet.formats.documents import MAX_LIFETIME_S, sign_document, utc
 from signet.image import slot_image
+from signet.image.manifest import MOST_RESERVE_KB
 from signet.options import FILE, INVENTORY, JSON, PKI, SOURCE, note
 from trust.identity import PROFILES
 
@@ -58,6 +59,11 @@ group.add_command(burn)
     default=slot_image.DEFAULT_PROFILE,
     show_default=True,
     help="Lowest profile of image that the board runs.",
+)
+@click.option(
+    "--heap-kb",
+    type=click.IntRange(0, MOST_RESERVE_KB),
+    help="Heap that the board reserves before it joins a network; an image may ask for more.",
 )
 @click.option("--image", "image_path", type=FILE, required=True, help="Signed slot image.")
 @click.option("--cert", type=FILE, help="The device's own certificate chain, instead of a new one.")

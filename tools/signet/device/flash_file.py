@@ -60,7 +60,8 @@ class Template:
 
     def record(self, settings: Settings) -> dict[str, Any]:
         """The provisioning record of a device (docs/design.md, "Identity")."""
-        return {"v": 1, **asdict(settings), "release": [self.release], "fleet": [self.fleet]}
+        chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+        return {"v": 1, **chosen, "release": [self.release], "fleet": [self.fleet]}
 
     def blank(self, wifi: Wifi | None) -> flash.Flash:
         """The flash of a device but for its identity; kept, for a few networks."""

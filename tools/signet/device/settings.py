@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from signet.errors import SignetError
 from signet.image import slot_image
+from signet.image.manifest import MOST_RESERVE_KB
 from signet.pki import names
 
 MIN_WATCHDOG_S = 5  # a TLS handshake can hold the event loop for more than a second
@@ -20,6 +21,7 @@ class Settings:
 
     broker, images, ntp: "host:port". watchdog_s: seconds after which a hanging device restarts.
     profile: one of trust.identity.PROFILES; the device runs no image below it.
+    heap_kb: heap that it reserves at least; None leaves it to the firmware.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Settings:
     ntp: str
     watchdog_s: int
     profile: str = slot_image.DEFAULT_PROFILE
+    heap_kb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def check_settings(settings: Settings) -> None:
         raise SignetError(
             f"watchdog {settings.watchdog_s} s, expected {MIN_WATCHDOG_S} to {MAX_WATCHDOG_S}"
         )
+    if settings.heap_kb is not None and not 0 <= settings.heap_kb <= MOST_RESERVE_KB:
+        raise SignetError(f"heap of {settings.heap_kb} KB, expected 0 to {MOST_RESERVE_KB}")
 
 
 def check_wifi(wifi: Wifi) -> None:

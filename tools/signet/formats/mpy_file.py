@@ -87,6 +87,11 @@ class MpyFile:
     _object_count: int = 0
     _rest: bytes = b""
 
+    @property
+    def code_len(self) -> int:
+        """Bytes behind the table of names."""
+        return len(self._rest)
+
     def rename(self, new: dict[str, str]) -> bytes:
         """The file with some names replaced."""
         table = b"".join(_encode_name(new.get(name, name)) for name in self.names)

@@ -12,7 +12,7 @@ from signet import files
 from signet.errors import refusals_about
 from signet.formats import signing
 from signet.formats.documents import utc
-from signet.image import names, slot_image, symbols
+from signet.image import budget, manifest, names, slot_image, symbols
 from signet.options import FILE, FOLDER, JSON, SOURCE, U32
 from trust.identity import PROFILES
 from trust.image import Descriptor
@@ -58,6 +58,13 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
 @SOURCE
 @click.option("--app", type=FILE, help="A file that takes the place of firmware/app.py.")
 @click.option("--data", type=FOLDER, help="Files for the application to open, below /slot/data.")
+@click.option(
+    "--manifest",
+    "manifest_path",
+    type=FILE,
+    help="What the application needs. "
+    f"Default: {manifest.NAME} beside --app, or in the project folder, if it is there.",
+)
 @click.option("-o", "--output", type=FILE, required=True, help="The unsigned image.")
 def image_build(
     version: str,
@@ -69,24 +76,50 @@ def image_build(
     source: Path,
     app: Path | None,
     data: Path | None,
+    manifest_path: Path | None,
     output: Path,
 ) -> None:
     """Build an unsigned slot image from firmware/ and lib/.
 
     Of these only .py files are packed; firmware/board and stage 1 stay out. The same source,
     options and build time give the same bytes. But in a dev image, names that only the slot uses
-    become short ones, and OUTPUT.symbols says which ("signet image symbols").
+    become short ones, and OUTPUT.symbols says which ("signet image symbols"). An application that
+    is too large for a board's memory is refused; what it takes, and what is left, is printed.
     """
     now = int(time.time())
+    path = manifest_path or manifest.beside(app, source)
+    needs = manifest.read_manifest(path) if path else manifest.Manifest()
     release = slot_image.Release(
-        version, model, counter, min_platform, now if build_time is None else build_time, profile
-    )
+        version, model, counter, min_platform, now if build_time is None else build_time, profile,
+        needs.reserve_kb,
+    )  # fmt: skip
     build = slot_image.build(release, source, app, data)
+    cost = budget.application_cost(slot_image.slot_sources(source, app), build.files, needs.data_kb)
+    rooms = budget.check_room(cost, needs, min_platform)
     symbols.write_build(output, release, build)
     click.echo(
         f"{output}: {version} for {model}, {profile}, counter {counter}, "
         f"{len(build.content)} bytes, {len(build.names)} names shortened, unsigned"
     )
+    _show_rooms(cost, rooms)
+
+
+def _show_rooms(cost: budget.Cost, rooms: list[budget.Room]) -> None:
+    click.echo(
+        f"  the application takes {_kb(cost.total)} KB of heap: code {_kb(cost.code)}, "
+        f"{cost.names} names, data {_kb(cost.data)}"
+    )
+    for room in rooms:
+        version = ".".join(map(str, room.board.micropython))
+        click.echo(
+            f"  MicroPython {version}, {room.reserve_kb} KB reserved: {_kb(room.left)} KB left; "
+            f"{_kb(room.network)} KB for the network"
+            + ("" if room.network >= budget.ENOUGH_FOR_NETWORK else ", which is little")
+        )
+
+
+def _kb(length: int) -> str:
+    return f"{length / 1024:.1f}"
 
 
 @group.command("sign")
@@ -172,4 +205,5 @@ def _describe(descriptor: Descriptor) -> dict[str, Any]:
         "platform": f"{platform >> 16}.{platform >> 8 & 0xFF}.{platform & 0xFF}",
         "build_time": descriptor.build_time,
         "payload_bytes": descriptor.payload_len,
+        "heap_kb": descriptor.heap,
     }

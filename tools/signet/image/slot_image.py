@@ -31,7 +31,7 @@ LAYOUT = "firmware/board/partitions.csv"  # in a source folder
 
 _MAGIC = b"SGNTSLOT"
 _FORMAT = 2
-_DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32s")
+_DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32sI")
 _ANY_PLATFORM = (255, 255, 255)
 _NO_FLOOR = 0
 _MAX_AHEAD_S = 86400  # a board that ran it would refuse the true time as below its floor
@@ -43,6 +43,7 @@ class Release:
 
     counter: security counter, u32. platform: least MicroPython version (major, minor, patch).
     build_time: Unix seconds; a board's clock never runs below it. profile: one of `PROFILES`.
+    heap: KB of heap that the board reserves at least; 0 leaves it to the board.
     """
 
     version: str
@@ -51,13 +52,19 @@ class Release:
     platform: tuple[int, int, int]
     build_time: int
     profile: str = DEFAULT_PROFILE
+    heap: int = 0
 
 
 @dataclass(frozen=True)
 class Build:
-    """An unsigned image. names: {short: original} in it, and in stage 1 of the same source."""
+    """An unsigned image.
+
+    files: its .mpy files, by the path of their source. names: {short: original} in it, and in stage
+    1 of the same source.
+    """
 
     content: bytes
+    files: dict[str, bytes]
     names: dict[str, str]
 
 
@@ -80,9 +87,7 @@ def build(
     field, a file that does not compile, RefusedError for an image that is larger than a slot.
     """
     _check_release(release)
-    sources = _slot_sources(source)
-    if app is not None:
-        sources["firmware/app.py"] = app
+    sources = slot_sources(source, app)
     compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
     short: dict[str, str] = {}
     if release.profile != "dev":
@@ -101,7 +106,7 @@ def build(
             f"the image is too large: {len(payload)} bytes of files with their index, a slot has "
             f"room for {most}"
         )
-    return Build(pack_descriptor(release, len(payload)) + payload, short)
+    return Build(pack_descriptor(release, len(payload)) + payload, compiled, short)
 
 
 def _data_files(folder: Path) -> dict[str, bytes]:
@@ -128,7 +133,7 @@ def pack_descriptor(release: Release, payload_len: int) -> bytes:
     fields = _DESCRIPTOR.pack(
         _MAGIC, _FORMAT, PROFILES.index(release.profile), payload_len, release.counter,
         major << 16 | minor << 8 | patch, release.build_time, release.version.encode(),
-        release.model.encode(),
+        release.model.encode(), release.heap,
     )  # fmt: skip
     block = fields.ljust(BLOCK_LEN, b"\xff")
     Descriptor(block)
@@ -161,7 +166,7 @@ def check_profile(profile: str) -> None:
         raise SignetError(f"profile {profile!r}, expected one of {', '.join(PROFILES)}")
 
 
-def _slot_sources(source: Path) -> dict[str, Path]:
+def slot_sources(source: Path, app: Path | None = None) -> dict[str, Path]:
     """Path in the slot (but .py) and source file of everything that a slot image holds."""
     found = {
         name: path
@@ -172,6 +177,8 @@ def _slot_sources(source: Path) -> dict[str, Path]:
         raise SignetError(
             f"{source}/firmware: no Python files", "--source names the project folder"
         )
+    if app is not None:
+        found["firmware/app.py"] = app
     return found
 
 

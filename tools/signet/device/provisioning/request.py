@@ -38,6 +38,7 @@ class Request:
     ntp: str
     watchdog_s: int
     profile: str
+    heap_kb: int | None
     image_path: Path
     cert: Path | None
     key: Path | None
@@ -74,7 +75,7 @@ class Request:
     def settings(self, board: Board) -> Settings:
         return Settings(
             board.id, self.model, board.hw or self.hw or "", self.broker, self.images, self.ntp,
-            self.watchdog_s, self.profile,
+            self.watchdog_s, self.profile, self.heap_kb,
         )  # fmt: skip
 
     def make_jobs(self, boards: Sequence[Board]) -> list[Job]:
