@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from host_tests.board_helpers import run_board, said
+from host_tests.board_helpers import make_board, run_board, said
+from signet.board.virtual.board import IDF_HEAPS, VirtualBoard
 
 SHIMS = Path(__file__).resolve().parents[2] / "tools/virtual_board"
 STUBS = Path(sys.prefix) / "typings"
 MODULES = ("esp32", "machine", "network", "time")
 # What makes the shims work: the firmware cannot import it.
-INSIDE = {"chip", "inisetup", "ota", "power_on", "scripts", "start", "uart", "watch"}
+INSIDE = {"chip", "idf_heap", "inisetup", "ota", "power_on", "scripts", "start", "uart", "watch"}
 REPO = SHIMS.parents[1]
 
 
@@ -42,6 +43,8 @@ CORRECTIONS = {
     "esp32.Partition.find": Shape(
         0, 4, (("type", ...), ("subtype", 0xFF), ("label", None), ("block_size", 4096))
     ),
+    # MP_DEFINE_CONST_FUN_OBJ_1: no keywords.
+    "esp32.idf_heap_info": Shape(1, 1),
     # machine_wdt_make_new (extmod/machine_wdt.c): neither argument is keyword-only.
     "machine.WDT.__init__": Shape(0, 2, (("id", 0), ("timeout", 5000))),
     # machine_rtc_make_new: mp_arg_check_num(…, 0, 0, false).
@@ -167,6 +170,8 @@ def test_shim_offers_nothing_that_the_port_has_not(name: str) -> None:
         ("machine", "def memory(self, data", "def memory(self, what", "memory: has no data"),
         ("esp32", "    BOOT = 0", "    BOOT = 5", "esp32.Partition.BOOT: is 5"),
         ("esp32", "op, arg)", "op, arg=0)", "esp32.Partition.ioctl: least is 1"),
+        ("esp32", "HEAP_DATA = 4", "HEAP_DATA = 5", "esp32.HEAP_DATA: is 5, the port's is 4"),
+        ("esp32", "idf_heap_info(id)", "idf_heap_info()", "esp32.idf_heap_info: least is 0"),
         ("network", "*, bssid=None", "bssid=None", "network.WLAN.connect: most is 3"),
         ("network", ", **kwargs", "", "network.WLAN.config: any_keyword is False"),
         ("time", "localtime = gmtime", "localtime = 0", "time.localtime: 0, the port has Shape"),
@@ -221,6 +226,19 @@ def test_every_file_is_a_shim_that_is_compared_or_out_of_reach(tmp_path: Path) -
         " try:\n  __import__(name)\n  print('there is', name)\n except ImportError: pass\n"
     )
     assert said(run_board(tmp_path, main)) == []
+
+
+def test_the_heaps_of_the_idf_are_what_the_host_says(tmp_path: Path) -> None:
+    """A list of 4-tuples (esp32_idf_heap_info), empty where nothing has such memory."""
+    heaps = {4: [(300, 200, 150, 100), (30, 20, 15, 10)]}
+    main = "import esp32\nfor name in (esp32.HEAP_DATA, esp32.HEAP_EXEC):\n"
+    make_board(tmp_path, main + " print(esp32.idf_heap_info(name))\n")
+    with VirtualBoard(tmp_path, idf_heaps=heaps) as board:
+        board.power_on()
+        board.wait_until_stopped()
+    assert said(board) == [str(heaps[4]), "[]"]
+    board = run_board(tmp_path / "default", main + " print(esp32.idf_heap_info(name)[0])\n")
+    assert said(board) == [str(IDF_HEAPS[capability][0]) for capability in (4, 1)]
 
 
 # Where device code may use floats: an ESP32 has 24 bits of them, which are 16 s of a Unix time.

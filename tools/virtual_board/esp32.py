@@ -1,5 +1,7 @@
 """`esp32` of the ESP32 port: Partition, as esp32_partition.c and the IDF's esp_partition do it.
 
+And `idf_heap_info`, whose figures the host gives: there is no heap of the IDF here.
+
 What the IDF keeps in ROM and flash (image check, otadata) is read from the host when it is needed
 and dropped after, so that it takes no more heap than on the chip. Blocks below 4096 bytes, which
 only the FAT file system uses, are not modelled.
@@ -18,6 +20,13 @@ _ANY = const(0xFF)
 _READONLY = const(2)
 _FAT = const(0x81)
 del const  # the chip's module has none
+
+HEAP_EXEC = 1
+HEAP_DATA = 4
+
+
+def idf_heap_info(id):
+    return _chip.import_rom("idf_heap").info(id)
 
 
 def _check(code, name):

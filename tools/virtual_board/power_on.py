@@ -11,6 +11,7 @@ Settings (JSON in $VBOARD):
                  after this many of its bytes
   ops            optional path: log of the flash operations
   heap           optional path: log of the heap in use
+  idf_heaps      {capability: heaps}, what esp32.idf_heap_info tells
 Beside the flash may lie a file `efuses`: "address word" a line, both hexadecimal.
 This module is done, and gone from the heap, when the first script starts.
 """

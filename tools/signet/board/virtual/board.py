@@ -29,6 +29,10 @@ _MICROPYTHON = TOOLCHAIN / "micropython"
 # and 13 for the shims, which are in flash on a chip. What this allows a chip may not, as bytecode
 # and strings do not shrink with the word; but a chip's heap can grow (docs/benchmarks.md).
 HEAP = "77wK"
+# What esp32.idf_heap_info tells, (total, free, largest, least) of each heap by capability: 4 is
+# HEAP_DATA, 1 HEAP_EXEC. There is no such heap here; an emulated chip said so in a session.
+IdfHeaps = dict[int, list[tuple[int, int, int, int]]]
+IDF_HEAPS: IdfHeaps = {4: [(131072, 68000, 63000, 60000)], 1: [(40000, 20000, 20000, 20000)]}
 # The control file: the radio link, then whether the heap is asked for.
 _LINK_UP, _LINK_DOWN = b"1", b"0"
 _ASKED, _NOT_ASKED = b"1", b"0"
@@ -54,12 +58,17 @@ class VirtualBoard:
         micropython: Path = _MICROPYTHON,
         heap: str = HEAP,
         on_line: Callable[[str], None] | None = None,
+        idf_heaps: IdfHeaps = IDF_HEAPS,
     ):
-        """heap: an argument of -X heapsize. on_line: called with each stamped console line."""
+        """heap: an argument of -X heapsize. on_line: called with each stamped console line.
+
+        idf_heaps: what the firmware is told of the IDF's heaps.
+        """
         self.folder = folder
         self._micropython = micropython
         self._heap = heap
         self._on_line = on_line
+        self._idf_heaps = idf_heaps
         self._cycle: PowerCycle | None = None
         self._lock: int | None = None
 
@@ -94,6 +103,7 @@ class VirtualBoard:
             power_returns,
             self.folder / "flash.log" if record_flash or cut else None,
             self.folder / "heap.log" if record_heap else None,
+            self._idf_heaps,
         )
         for log in (setup.ops, setup.heap_log):
             if log:

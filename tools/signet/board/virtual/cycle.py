@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -107,6 +107,7 @@ class PowerCut(NamedTuple):
 class Setup:
     """How a board is run. heap: an argument of -X heapsize. cut: see PowerCut; power_returns:
     whether it comes back after that. ops, heap_log: logs that the chip keeps (watch.py), or None.
+    idf_heaps: what esp32.idf_heap_info tells, by capability.
     """
 
     folder: Path
@@ -116,6 +117,7 @@ class Setup:
     power_returns: bool = False
     ops: Path | None = None
     heap_log: Path | None = None
+    idf_heaps: dict[int, list[tuple[int, int, int, int]]] = field(default_factory=dict)
 
 
 class PowerCycle:
@@ -237,6 +239,7 @@ class PowerCycle:
             "mac": _ESPRESSIF_OUI + unique,
             "cut_at": cut.at,
             "torn": cut.torn,
+            "idf_heaps": self._setup.idf_heaps,
         }
         # TZ: an ESP32 knows no time zones. The caller's MICROPYPATH and the like stay out.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "TZ": "UTC"}
