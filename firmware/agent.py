@@ -61,13 +61,21 @@ class Agent:
     """boot: what stage 1 handed over.  context: for TLS, with the device's certificate.
 
     client_id: of the MQTT session; stable, and nobody else's.
-    outbox: [(kind, message, QoS)] for up/<kind>; wake: set when there is something to do.
+    outbox: [(kind, message, QoS)] for up/<kind>, the first perhaps on its way; wake: set when there
+    is something to do.
+    dropped: how many messages found no room there: [events, telemetry].
+    restarts: those in a row that did not last, with this start; 0 once it has.
+    message: (kind, how often) of the message that is worked on, or at which the run before ended.
+    tries: attempts to connect in a row that failed for lack of memory; None: there is no lack.
     restart_reason: set when the board is to restart as soon as all is reported.
     on_trial: whether this version has not been confirmed yet.
     order: number of the order that was accepted last.
     state: what goes out on up/state, but for its last fields; made before there is a session, as
     what makes it is not to take memory beside a connection.
     """
+
+    tries = None
+    restarts = 0
 
     def __init__(self, boot, watchdog):
         from firmware.ondemand import reserve
@@ -79,6 +87,7 @@ class Agent:
         unload()
         self.boot = boot
         self.outbox = []
+        self.dropped = [0, 0]
         self.wake = asyncio.Event()
         self.restart_reason = None
         self.clock = clock.Clock(boot.clock_floor)
@@ -132,22 +141,24 @@ class Agent:
         await Session(self, restarts).run()
 
     async def _watch(self):
-        """Forget crash loops once settled; give up a trial that never confirms."""
+        """Forget crash loops once settled; give up a trial that never confirms.
+
+        A lack of memory is not settled before there is a session.
+        """
         uptime_s = 0
         while True:
             await asyncio.sleep(_SETTLED_S)
             uptime_s += _SETTLED_S
-            if uptime_s == _SETTLED_S:
-                machine.RTC().memory(b"0 ")
+            if self.restarts and self.tries is None:
+                self.restarts = 0
+                self.note(*self.message)
             if uptime_s == _TRIAL_S and self.on_trial:
                 raise TaskError("not confirmed within %d s" % _TRIAL_S)
             self.supervisor.beat("watch")
             self.wake.set()  # so that the session says that it is alive
 
     async def confirm(self):
-        """To be called when the broker has acknowledged our state; True if that confirmed us."""
-        if not self.on_trial:
-            return False
+        """To be called on trial, when the broker has our state and what was reported."""
         await self.supervisor.check()  # the application, too, must be up
         self_test = getattr(app, "self_test", None)
         if self_test:
@@ -163,17 +174,30 @@ class Agent:
         self.state["floor"] = floor
         print("signet: %s confirmed" % boot.version)
         self.report("confirmed", version=boot.version)
-        return True
 
     def post(self, kind, message, qos):
-        """Queue a message for up/<kind>; at QoS 0 the last few are kept, of all the last 24."""
-        old = [entry for entry in self.outbox if not entry[2]]
-        if not qos and len(old) >= _LATEST:
-            self.outbox.remove(old[0])
-        elif len(self.outbox) >= _OUTBOX:
-            self.outbox.pop(0)
-        self.outbox.append((kind, message, qos))
+        """Queue a message for up/<kind>; telemetry gives way first, then the oldest event but one.
+
+        The first entry may be on its way already; after a start it says why there was one.
+        """
+        outbox = self.outbox
+        full = len(outbox) >= _OUTBOX
+        old = [entry for entry in outbox if not entry[2]]
+        if old and (full or (not qos and len(old) >= _LATEST)):
+            outbox.remove(old[0])
+            self.dropped[1] += 1
+        elif full:
+            self.dropped[0 if qos else 1] += 1
+            if not qos:
+                return
+            outbox.pop(1)
+        outbox.append((kind, message, qos))
         self.wake.set()
+
+    def note(self, kind="", number=0):
+        """Keep in RTC memory what the next start has to know if this run ends without a word."""
+        self.message = kind, number
+        machine.RTC().memory((":".join((str(self.restarts), kind, str(number))) + " ").encode())
 
     def report(self, result, **details):
         """Queue an event about the update that was ordered last."""

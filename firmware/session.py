@@ -24,6 +24,7 @@ _TIMEOUT_S = const(60)  # to join the network, set the clock and shake hands; fo
 _MAX_PACKET = const(2304)  # an update order is the largest message
 _QUEUE = const(4)
 _PATIENCE = const(2)  # restarts in a row that are still taken for an accident
+_BLAMED = const(3)  # restarts in a row at one message, which is given up then
 
 
 class Session:
@@ -31,6 +32,7 @@ class Session:
         """restarts: those in a row that did not last; the first connect waits accordingly."""
         record = agent.boot.record
         self._agent = agent
+        self._room = asyncio.Event()  # an entry of the outbox is with the broker
         self._broker = host_port(record["broker"])
         self._prefix = "signet/%s/" % record["id"]
         self.fresh = False  # the connection is, and not all is said that comes first
@@ -61,15 +63,25 @@ class Session:
         self.fresh = not client.error
         if _DEBUG:
             print("signet: debug: mqtt:", client.error or "connection is up")
+        agent = self._agent
+        agent.wake.set()
         if client.error:
-            print("signet: error: session:", client.error)
-        self._agent.beat(client.pause_s)
-        self._agent.wake.set()
+            try:
+                from firmware.ondemand import shortage
+
+                print("signet: error: session:", shortage.check(agent, client.error))
+            except MemoryError:  # not even for that: then we are not healthy, and do not beat
+                print("signet: error: session: out of memory")
+                return
+            finally:
+                shortage = None
+                unload()
+        agent.beat(client.pause_s)
 
     async def run(self):
         """Report what is to be reported; never returns."""
         agent = self._agent
-        messages = asyncio.create_task(self._receive())
+        agent.supervisor.start("session", self._receive(), 0)
         while True:
             agent.wake.clear()
             try:
@@ -77,7 +89,9 @@ class Session:
                     await self._begin()
                 # A publish may outlast its connection: then the next one begins with the state.
                 while agent.outbox and not self._client.error and not self.fresh:
-                    await self._publish(*agent.outbox.pop(0))
+                    await self._send()
+                if not self._client.error and self.dropped()[:2] > agent.state["dropped"]:
+                    await self._publish_state()
                 if agent.restart_reason:
                     if not self._client.error:
                         state = {"online": False, "why": agent.restart_reason}
@@ -86,8 +100,6 @@ class Session:
                     agent.restart()
             except MQTTError as error:
                 print("signet: error: session:", error)
-            if messages.done():
-                await messages
             await agent.wake.wait()
             if not self._client.error:
                 agent.beat()
@@ -100,8 +112,14 @@ class Session:
             await self._client.subscribe(self._prefix + "down/#", 1)
             await self._publish_state()
             print("signet: connected to", self._broker[0])
-            if await self._agent.confirm():
+            agent = self._agent
+            if agent.on_trial:
+                # Nothing is confirmed before the operator can know of it.
+                for _ in range(len(agent.outbox)):
+                    await self._send()
+                await agent.confirm()
                 await self._publish_state()
+            agent.tries = None
         finally:
             unload()
             self.fresh = False
@@ -110,31 +128,68 @@ class Session:
         state = self._agent.state
         state["order"] = self._agent.order
         state["time"] = now()
+        state["dropped"] = self.dropped()
         await self._publish("state", state, 1, True)
+
+    def dropped(self):
+        """Messages that found no room: [events, those to us at QoS 0, telemetry]."""
+        events, telemetry = self._agent.dropped
+        return [events, self._client.dropped, telemetry]
+
+    async def _send(self):
+        """Publish the first entry of the outbox; it stays there until the broker has it."""
+        agent = self._agent
+        entry = agent.outbox[0]
+        await self._publish(*entry)
+        if agent.outbox and agent.outbox[0] is entry:  # nobody has dropped it meanwhile
+            agent.outbox.pop(0)
+        self._room.set()
+        agent.beat()
+
+    async def get_room(self):
+        """Wait until what is in the outbox now is with the broker."""
+        agent = self._agent
+        last = agent.outbox[-1:]
+        while not agent.restart_reason and any(entry is last[0] for entry in agent.outbox):
+            self._room.clear()
+            await self._room.wait()
 
     async def _publish(self, kind, message, qos, retain=False):
         payload = json.dumps(message).encode()
         await self._client.publish(self._prefix + "up/" + kind, payload, qos, retain)
 
     async def _receive(self):
-        """The task that takes messages; each is acknowledged when it is done with."""
+        """The task that takes messages; each is acknowledged when its answer is with the broker.
+
+        So no more are taken than are answered, and what a restart interrupts comes again.
+        """
+        agent = self._agent
         async for message in self._client:
             while self.fresh:  # there is no memory for both at once
                 await asyncio.sleep_ms(10)
+            await self.get_room()
             kind = message.topic[len(self._prefix) :]
             if _DEBUG:
                 print("signet: debug: %s, %d bytes" % (kind, len(message.payload)))
+            at, times = agent.message
+            times = times + 1 if at == kind else 1
             try:
-                await self._on_message(kind, message)
+                if times > _BLAMED:
+                    raise ValueError("given up after %d restarts" % _BLAMED)
+                agent.note(kind, times)
+                await self._handle(kind, message)
             except MemoryError:
-                raise  # after a restart there is room for it, and it comes again
+                raise  # after a restart there may be room for it, and it comes again
             except Exception as error:  # the operator's to mend; it must not come again and again
-                self._agent.device.event("error", reason="%s: %s" % (kind, error))
+                agent.device.event("error", reason="%s: %s" % (kind, error))
             # It may be large, the next one may not come for long, and frames keep references.
-            message.payload = None
+            message.payload = b""
             unload()
+            await self.get_room()
+            agent.note()
+        await asyncio.sleep(_TIMEOUT_S)  # closed, to restart
 
-    async def _on_message(self, kind, message):
+    async def _handle(self, kind, message):
         agent = self._agent
         if kind == "down/order":
             from firmware.ondemand import orders

@@ -27,7 +27,7 @@ class Supervisor:
         self._tasks = {}  # name -> [task, limit in ms, deadline in ticks_ms]
 
     def start(self, name, coroutine, limit_s):
-        """Run a coroutine as a task that beats at least every `limit_s` seconds."""
+        """Run a coroutine as a task that beats at least every `limit_s` seconds; 0: it need not."""
         self._tasks[name] = [None, limit_s * 1000, 0]
         self.beat(name)
         self._tasks[name][0] = asyncio.create_task(_named(name, coroutine))
@@ -39,10 +39,10 @@ class Supervisor:
 
     async def check(self):
         """Raise TaskError unless every task is running and has beaten in time."""
-        for name, (task, _, deadline) in self._tasks.items():
+        for name, (task, limit, deadline) in self._tasks.items():
             if task.done():
                 await task  # raises what the task raised; `_named` raises in any case
-            if time.ticks_diff(deadline, time.ticks_ms()) < 0:
+            if limit and time.ticks_diff(deadline, time.ticks_ms()) < 0:
                 raise TaskError("%s: no progress" % name)
 
     async def run(self):

@@ -14,26 +14,18 @@ import socket
 from asyncio import core
 
 import tls
-from micropython import const
 
 from deadline import within
-
-# mbedTLS, ssl.h; stock ESP32 builds give the numbers without a text.
-_FATAL_ALERT = const(-0x7780)
-_UNEXPECTED_MESSAGE = const(-0x7700)
-_INVALID_RECORD = const(-0x7200)
-_CONNECTION_EOF = const(-0x7280)
-# errno, for which MicroPython has few names; lwIP says ENOTCONN where Linux says EPIPE.
-_EPIPE = const(32)
-_ECONNRESET = const(104)
-_ENOTCONN = const(128)
-
-_BROKEN_OFF = const((_FATAL_ALERT, _CONNECTION_EOF, _EPIPE, _ECONNRESET, _ENOTCONN))
-_NOT_TLS = const((_INVALID_RECORD, _UNEXPECTED_MESSAGE))
 
 
 class TLSError(OSError):
     """Peer or certificate trouble, in words.  What is only TCP's stays a plain OSError."""
+
+
+def _explain(host, heard, error):
+    from mtls_errors import cause
+
+    return cause(TLSError, host, heard, error)
 
 
 def client_context(certificate, key, ca):
@@ -54,7 +46,8 @@ async def open_stream(host, port, context, timeout_s=30):
     """Connect and shake hands within timeout_s; returns (reader, writer), one object.
 
     host: what the server's certificate must be for, DNS name or IP address.
-    Raises TLSError, and OSError for what happens below TLS.
+    Raises TLSError, OSError for what happens below TLS, and MemoryError if there is no memory for
+    TLS: that is the C heap's, which on an ESP32 is not MicroPython's.
     """
     try:
         stream = await within(timeout_s, _open(host, port, context))
@@ -72,11 +65,13 @@ async def _open(host, port, context):
         stream = Stream(raw, secure, host)
         await stream._shake_hands()
         return stream
-    except BaseException:  # cancellation by the timeout, too
+    except BaseException as error:  # cancellation by the timeout, too
         # A failed handshake takes the socket from its TLS object without closing it.
         secure.close()
         raw.close()
-        raise
+        if isinstance(error, (OSError, ValueError)):
+            error = _explain(host, False, error)
+        raise error
 
 
 def _connect(raw, address):
@@ -120,12 +115,9 @@ class Stream:
         # Blocking mode cannot be used: it waits for ever for a silent peer.  Only a read or
         # a write moves a handshake on; a read may come back with the first byte of data.
         byte = bytearray(1)
-        try:
-            got = self._secure.readinto(byte)
-            while got is None and self._secure.getpeercert(True) is None:
-                got = await self._stream.readinto(byte)
-        except (OSError, ValueError) as error:
-            raise self._explain(error)
+        got = self._secure.readinto(byte)
+        while got is None and self._secure.getpeercert(True) is None:
+            got = await self._stream.readinto(byte)
         if got:
             self._early = byte
 
@@ -142,7 +134,7 @@ class Stream:
                 await self._readable()
                 got = self._secure.readinto(buf)
         except (OSError, ValueError) as error:
-            raise self._explain(error)
+            raise _explain(self._host, self._heard, error)
         self._heard = self._heard or bool(got)
         return got
 
@@ -159,14 +151,14 @@ class Stream:
         try:
             self._stream.write(buf)
         except (OSError, ValueError) as error:
-            raise self._explain(error)
+            raise _explain(self._host, self._heard, error)
 
     async def drain(self):
         """Wait until all that was written is with the network stack."""
         try:
             await self._stream.drain()
         except (OSError, ValueError) as error:
-            raise self._explain(error)
+            raise _explain(self._host, self._heard, error)
 
     def close(self):
         """As in CPython: `wait_closed` does it."""
@@ -174,21 +166,3 @@ class Stream:
     async def wait_closed(self):
         """Close the connection, without a TLS close_notify (MicroPython sends none)."""
         await self._stream.wait_closed()
-
-    def _explain(self, error):
-        """The exception to raise for what tls raised: ValueError text or OSError number."""
-        if isinstance(error, ValueError):
-            return TLSError("%s: %s" % (self._host, str(error).strip()))
-        code = error.errno
-        if -256 < code < 0:  # the socket's own, with its sign lost after the handshake
-            code = -code
-        if code in _NOT_TLS and not self._heard:
-            return TLSError("%s does not answer in TLS" % self._host)
-        if code in _BROKEN_OFF and not self._heard:
-            return TLSError(
-                "%s broke off (%d): it does not accept our certificate, or no TLS version we have"
-                % (self._host, code)
-            )
-        if code < 0:
-            return TLSError("%s: TLS error %s" % (self._host, error))
-        return OSError(code)

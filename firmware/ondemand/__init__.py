@@ -8,19 +8,21 @@ modules beside this folder stay.  A new module needs no entry anywhere.
 import gc
 import sys
 
-# Besides: stage 1's modules, of which the packages themselves stay, and what only connecting needs.
-_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect")
+# Besides: stage 1's modules, of which the packages themselves stay, and what only connecting, or a
+# connection that failed, needs.
+_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect", "mtls_errors")
 
 
 def unload():
     """Forget the modules; whoever is still running in one keeps it until he returns."""
     for path in list(sys.modules):
         if any(path.startswith(place) for place in _PLACES):
-            package, name = path.rsplit(".", 1)
-            parent = sys.modules[package]
+            package, _, name = path.rpartition(".")
             # MicroPython's dicts keep the value of a deleted entry: put another there first.
             sys.modules[path] = None
             del sys.modules[path]
-            setattr(parent, name, None)
-            delattr(parent, name)
+            parent = sys.modules.get(package)
+            if parent:
+                setattr(parent, name, None)
+                delattr(parent, name)
     gc.collect()

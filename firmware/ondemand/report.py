@@ -20,20 +20,27 @@ def state(agent):
         "floor": boot.state.floor,
         "open": lock.read(),
         "cause": machine.reset_cause(),
+        "dropped": [],
     }
 
 
 def report_boot(agent):
     """Queue the events of this start; returns how many restarts in a row did not last."""
-    # How many restarts in a row did not last, and why the last run ended; this start is one more.
-    rtc = machine.RTC()
-    count, _, words = rtc.memory().partition(b" ")
+    # How many restarts in a row did not last, what was worked on, and why the last run ended.
+    count, _, words = machine.RTC().memory().partition(b" ")
+    count, _, at = count.partition(b":")
     restarts = int(count) if count.isdigit() else 0
-    rtc.memory(b"%d " % min(restarts + 1, 99))
+    agent.restarts = min(restarts + 1, 99)  # this start is one more
     reason = words.decode()
     cause = machine.reset_cause()
     if cause == machine.WDT_RESET:
         reason = "watchdog"
+    kind, _, times = at.decode().partition(":")
+    if kind:
+        reason = "%s, at work on %s" % (reason, kind)
+    if "memory" in reason:
+        agent.tries = 0
+    agent.note(kind, int(times) if times.isdigit() else 0)
     agent.device.event("boot", cause=cause, reason=reason)
     boot = agent.boot
     found = lock.read()

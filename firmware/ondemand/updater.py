@@ -33,7 +33,9 @@ async def run(agent, restarts):
     order = None
     try:
         if restarts > _STARTS:
-            raise UpdateError("%d restarts in the middle of it" % restarts)
+            _, boot, _ = agent.outbox[0]  # the first report of every start
+            words = "%d restarts in the middle of it, last: %s"
+            raise UpdateError(words % (restarts, boot["reason"]))
         await _prepare(agent)
         order = orders.resume(agent.boot, store, now())
         unload()
@@ -54,14 +56,21 @@ def _give_up(result, agent, order, error):
 
 
 async def _prepare(agent):
-    """Network and clock.  Without a network there is nothing better to do than to wait for it."""
+    """Network and clock.  Without a network there is nothing better to do than to wait for it.
+
+    Without the memory for one, the board restarts, which `run` bounds.
+    """
     while True:
         agent.beat()
         try:
             await link.setup(agent)
             break
-        except OSError as error:
-            print("signet: error: update:", error)
+        except (OSError, RuntimeError, MemoryError) as error:
+            from firmware.ondemand import shortage
+
+            print("signet: error: update:", shortage.check(agent, error))
+            del shortage
+            unload()
 
 
 async def _carry_out(order, agent):
@@ -83,11 +92,16 @@ async def _fetch(task, order, agent):
         done = task.done
         try:
             return await _attempt(task, order, agent)
-        except (OSError, asyncio.TimeoutError) as error:
+        except (OSError, asyncio.TimeoutError, MemoryError) as error:
+            from firmware.ondemand import shortage
+
+            unload()
             task.save()
             failures = 1 if task.done > done else failures + 1
-            # A TimeoutError has no text.
-            reason = "block %d of %d: %s" % (task.done, task.total, str(error) or "timed out")
+            # A lack of memory often comes as something else; a TimeoutError has no text.
+            words = shortage.find(error) or str(error) or "timed out"
+            reason = "block %d of %d: %s" % (task.done, task.total, words)
+            del shortage, error
             print("signet: error: download:", reason)
             if failures > _RETRIES or now() > order["expires"]:
                 raise UpdateError(reason)

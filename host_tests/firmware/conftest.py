@@ -114,12 +114,16 @@ def update(
     """
 
     def run(
-        port: int, order: str = "good", restarts: int = 0, stall_s: float = PATIENCE_S
+        port: int,
+        order: str = "good",
+        restarts: int = 0,
+        stall_s: float = PATIENCE_S,
+        lack: str = "",
     ) -> Result:
         started = time.monotonic()
         done = subprocess.run(
             [micropython, "-X", "heapsize=128wK", repo / "host_tests/pure/update_client.py",
-             repo, firmware(stall_s), str(port), order, str(restarts)],
+             repo, firmware(stall_s), str(port), order, str(restarts), lack],
             capture_output=True, text=True, timeout=2 * PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -88,7 +88,7 @@ def test_board_that_keeps_restarting(update: Callable[..., Result]) -> None:
     with Server([lambda connection: connection.serve(image())]) as server:
         check_staged(update(server.port, restarts=5))
         result = update(server.port, restarts=6)
-    check_given_up(result, "failed", "6 restarts in the middle of it")
+    check_given_up(result, "failed", "6 restarts in the middle of it, last: stuck")
     assert server.connections == 1
 
 
@@ -96,6 +96,21 @@ def test_nobody_listens(update: Callable[..., Result]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     check_given_up(update(port), "failed", "block 0 of 5: ")
+
+
+def test_no_memory_for_tls(update: Callable[..., Result]) -> None:
+    result = update(0, lack="TLS")
+    text = "out of memory in TLS: mbedTLS -0x10 MPI_ALLOC_FAILED"
+    check_given_up(result, "failed", "block 0 of 5: " + text)
+    assert len(result.beats) == ATTEMPTS  # one of them while there was a network
+
+
+def test_a_break_for_lack_of_memory_is_called_that(update: Callable[..., Result]) -> None:
+    with Server([hang_up]) as server:
+        result = update(server.port, lack="IDF")
+    text = "out of memory (30000 bytes free, 17000 in one piece): "
+    check_given_up(result, "failed", "block 0 of 5: " + text)
+    assert server.connections == ATTEMPTS
 
 
 @pytest.mark.parametrize("script", [hang_up, hang_up_in_head, hang_up_in_block, say_nothing,

@@ -1,17 +1,21 @@
 """What the agent reports at a start, under CPython: firmware.ondemand.report, and the outbox."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from host_tests.played import Load, Machine
+from host_tests.played import Load, Machine, Ticks
 
 
 class Agent:
     """What `report` asks of the agent; posted: the events."""
 
-    def __init__(self, refused: list[Any], on_trial: bool = False):
+    tries: int | None = None
+
+    def __init__(self, load: Load, refused: list[Any], on_trial: bool = False):
+        self._load = load
         self.on_trial = on_trial
         self.boot = SimpleNamespace(
             record={"profile": 1},
@@ -22,6 +26,9 @@ class Agent:
         )
         self.device = self
         self.posted: list[dict[str, Any]] = []
+
+    def note(self, *message: object) -> None:
+        self._load("agent").Agent.note(self, *message)
 
     def event(self, name: str, **details: object) -> None:
         self.posted.append({"event": name} | details)
@@ -38,54 +45,97 @@ class Unreadable:
 @pytest.mark.parametrize(
     ("memory", "restarts", "kept", "reason"),
     [
-        (b"", 0, b"1 ", ""),
-        (b"0 restart into 1.1.0", 0, b"1 ", "restart into 1.1.0"),
-        (b"2 TaskError: app: ended", 2, b"3 ", "TaskError: app: ended"),
-        (b"99 x", 99, b"99 ", "x"),
-        (b"junk", 0, b"1 ", ""),
+        (b"", 0, b"1::0 ", ""),
+        (b"0 restart into 1.1.0", 0, b"1::0 ", "restart into 1.1.0"),
+        (b"2::0 TaskError: app: ended", 2, b"3::0 ", "TaskError: app: ended"),
+        (b"99::0 x", 99, b"99::0 ", "x"),
+        (b"junk", 0, b"1::0 ", ""),
+        (b"1:down/order:2 x", 1, b"2:down/order:2 ", "x, at work on down/order"),
     ],
 )
 def test_restarts_are_counted(
     load: Load, machine: Machine, memory: bytes, restarts: int, kept: bytes, reason: str
 ) -> None:
     machine.memory = memory
-    agent = Agent([])
+    agent = Agent(load, [])
     assert load("ondemand.report").report_boot(agent) == restarts
     assert machine.memory == kept
     assert agent.posted == [{"event": "boot", "cause": 1, "reason": reason}]
+    assert agent.tries is None
+
+
+@pytest.mark.parametrize("reason", ["out of memory: x", "TaskError: app: MemoryError: memory x"])
+def test_a_lack_of_memory_is_remembered(load: Load, machine: Machine, reason: str) -> None:
+    machine.memory = b"1:: " + reason.encode()
+    agent = Agent(load, [])
+    load("ondemand.report").report_boot(agent)
+    assert agent.tries == 0
 
 
 def test_what_stage_1_passed_over_is_reported(load: Load, machine: Machine) -> None:
-    machine.memory, machine.cause = b"1 half a reason", Machine.WDT_RESET
-    agent = Agent([(1, True, "no tries left"), (0, False, "altered")], on_trial=True)
+    machine.memory, machine.cause = b"1:down/command:1 half a reason", Machine.WDT_RESET
+    agent = Agent(load, [(1, True, "no tries left"), (0, False, "altered")], on_trial=True)
     load("ondemand.report").report_boot(agent)
-    why = "no tries left; last: watchdog"
+    why = "no tries left; last: watchdog, at work on down/command"
     assert agent.posted == [
-        {"event": "boot", "cause": 3, "reason": "watchdog"},
+        {"event": "boot", "cause": 3, "reason": "watchdog, at work on down/command"},
         {"event": "update", "result": "trying", "version": "1.1.0"},
         {"event": "update", "result": "rolled-back", "version": None, "reason": why},
         {"event": "security", "reason": "slot a: altered"},
     ]
 
 
+@pytest.mark.parametrize(("session_at", "settled_at"), [(0, 60), (1, 60), (61, 120), (299, 300)])
+def test_a_lack_of_memory_is_not_forgotten_before_there_is_a_session(
+    load: Load, machine: Machine, ticks: Ticks, session_at: int, settled_at: int
+) -> None:
+    module = load("agent")
+    noted: list[tuple[Any, ...]] = []
+
+    class Ended(Exception):
+        pass
+
+    def beat(name: str) -> None:
+        if ticks.passed_ms >= 600_000:
+            raise Ended
+
+    class Watched(SimpleNamespace):
+        @property
+        def tries(self) -> int | None:
+            return None if ticks.passed_ms >= 1000 * session_at else 0
+
+    agent: Any = Watched(
+        restarts=2, message=("down/order", 1), on_trial=False, wake=SimpleNamespace(set=list),
+        supervisor=SimpleNamespace(beat=beat),
+        note=lambda *message: noted.append((ticks.passed_ms // 1000, agent.restarts, *message)),
+    )  # fmt: skip
+    with pytest.raises(Ended):
+        asyncio.run(module.Agent._watch(agent))
+    assert noted == [(settled_at, 0, "down/order", 1)]
+
+
 def test_outbox_keeps_the_latest_telemetry_and_all_events(load: Load) -> None:
     agent = load("agent").Agent
-    queue = SimpleNamespace(outbox=[], wake=SimpleNamespace(set=lambda: None))
+    queue = SimpleNamespace(outbox=[], dropped=[0, 0], wake=SimpleNamespace(set=lambda: None))
     for number in range(9):
         agent.post(queue, "telemetry", number, 0)
         agent.post(queue, "event", number, 1)
     assert [entry[1] for entry in queue.outbox if not entry[2]] == [5, 6, 7, 8]
     assert [entry[1] for entry in queue.outbox if entry[2]] == list(range(9))
+    assert queue.dropped == [0, 5]
     for number in range(9, 40):
         agent.post(queue, "event", number, 1)
-    assert [entry[1] for entry in queue.outbox] == list(range(16, 40))
+    agent.post(queue, "telemetry", 9, 0)
+    # The first may be on its way, and tells of the start; telemetry does not push events out.
+    assert [entry[1] for entry in queue.outbox] == [0, *range(17, 40)]
+    assert queue.dropped == [16, 10]
 
 
 @pytest.mark.parametrize("profile", [0, 1, 2])
 def test_a_board_that_is_not_locked_says_so_at_each_start(
     load: Load, machine: Machine, profile: int
 ) -> None:
-    report, agent = load("ondemand.report"), Agent([])
+    report, agent = load("ondemand.report"), Agent(load, [])
     agent.boot.record["profile"] = profile
     report.report_boot(agent)
     assert [event["event"] for event in agent.posted] == ["boot"]

@@ -76,6 +76,11 @@ def test_supervisor_wants_every_task_healthy(load: Load, ticks: Ticks) -> None:
     assert (reason, watchdog.fed) == ("other: no progress", 6)
 
 
+def test_supervisor_lets_a_task_wait_that_need_not_beat(load: Load) -> None:
+    reason, watchdog, _ = supervise(load, app=(silent, 5), session=(silent, 0))
+    assert (reason, watchdog.fed) == ("app: no progress", 6)
+
+
 def test_supervisor_reports_what_a_task_raised(load: Load) -> None:
     async def broken(supervisor: SimpleNamespace) -> None:
         await asyncio.sleep(0)

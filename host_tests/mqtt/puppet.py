@@ -32,7 +32,7 @@ def compiled() -> str:
     atexit.register(folder.cleanup)
     lib = Path(os.environ.get("SIGNET_MQTT_LIB", REPO / "lib"))
     sources = {path: path.relative_to(lib) for path in lib.glob("mqtt/*.py")}
-    for name in ("deadline.py", "mtls.py"):
+    for name in ("deadline.py", "mtls.py", "mtls_errors.py"):
         sources[REPO / "lib" / name] = Path(name)
     for name in ("puppet_device.py", "puppet_base.py", "power_cut.py"):
         sources[REPO / "host_tests/mqtt" / name] = Path(name)

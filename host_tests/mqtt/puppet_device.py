@@ -129,9 +129,13 @@ class Puppet(Base):
         what = self._answers.pop(0) if self._answers else None
         if isinstance(what, int):
             await asyncio.sleep_ms(what)
-        elif what == "hold":
+        elif what in ("hold", "let go"):
+            payload = message.payload
+            if what == "let go":
+                message.payload = b""
             self._go.clear()
             await self._go.wait()
+            message.payload = payload
         elif what == "raise":
             raise ValueError("not today")
         elif what == "publish":
@@ -140,9 +144,10 @@ class Puppet(Base):
             await self.client.close()
 
     def answers(self, *answers):
-        """What follows the next messages: a pause in ms, or "hold" until `go`, "raise", "publish"
-        the payload, "close" the client.  If it is large, it is left "unread", only a "part" is
-        read, or it is read in "slow" pieces, all of up to 1024 bytes.
+        """What follows the next messages: a pause in ms, or "hold" until `go` ("let go": without
+        the payload), "raise", "publish" the payload, "close" the client.  If it is large, it is
+        left "unread", only a "part" is read, or it is read in "slow" pieces, all of up to 1024
+        bytes.
         """
         self._answers.extend(answers)
 

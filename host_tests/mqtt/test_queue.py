@@ -248,15 +248,16 @@ def test_loop_that_ends_acknowledges_nothing(false_broker, puppet):
     assert link.expect(PUBACK).packet_id == 1
 
 
+@pytest.mark.parametrize("held", ["hold", "let go"])
 @pytest.mark.parametrize("session_present", [True, False], ids=["session", "no session"])
 def test_message_that_outlives_its_connection(
-    either_false_broker, puppet, version, session_present
+    either_false_broker, puppet, version, session_present, held
 ):
     """Its acknowledgement is for a session that still has it, and a repetition no new message."""
     broker, wire = either_false_broker, either_false_broker.wire
     client = puppet(broker.where, version, clean=False)
     link = connected(client, broker)
-    client.call("answers", "hold")
+    client.call("answers", held)
     link.send(wire.publish("a", b"x", 1, 1), wire.publish("a", b"y", 1, 2))
     assert client.message().payload == "x"
     client.call("state")

@@ -1,8 +1,9 @@
-"""The updater under MicroPython, over plain TCP: update_client.py REPO FOLDER PORT ORDER RESTARTS
+"""The updater under MicroPython, over plain TCP: FILE REPO FOLDER PORT ORDER RESTARTS LACK
 
 Accepts an order, carries it out against a server on 127.0.0.1, boots again, and prints one line of
 JSON: what was reported, and what has changed on the board.  FOLDER: where `firmware` is.  ORDER: a
-name of vectors.py.  RESTARTS: how often the board has restarted in a row.
+name of vectors.py.  RESTARTS: how often the board has restarted in a row.  LACK: "", or what of
+memory there is too little for: "TLS", or "IDF", the heap that the network lives on.
 """
 
 import json
@@ -31,6 +32,7 @@ class Agent:
         self.beats = []
         self.restart_reason = None
         self.restarted = False
+        self.outbox = [("event", {"reason": "stuck"}, 1)]  # of the start
 
     def report(self, result, **details):
         self.reports.append([result, details.get("reason")])
@@ -46,10 +48,11 @@ async def done(*args):
     pass
 
 
-def main(repo, folder, port, order_name, restarts):
+def main(repo, folder, port, order_name, restarts, lack):
     sys.path[:] = (".frozen", folder, repo + "/lib", repo + "/host_tests/pure")
-    sys.modules["network"] = Nothing()  # the unix port has neither
-    sys.modules["esp32"] = Nothing(HEAP_DATA=4, idf_heap_info=lambda _: [(4, 3, 2, 1)])
+    heaps = [(131072, 30000, 17000, 2000) if lack == "IDF" else (131072, 68000, 63000, 60000)]
+    sys.modules["esp32"] = Nothing(HEAP_DATA=4, idf_heap_info=lambda capabilities: heaps)
+    sys.modules["network"] = sys.modules["machine"] = Nothing()  # the unix port has none
     import asyncio
 
     import slots
@@ -58,6 +61,8 @@ def main(repo, folder, port, order_name, restarts):
     from firmware.ondemand import link, orders, updater
 
     async def open_stream(host, port, context, timeout_s):
+        if lack == "TLS":
+            raise MemoryError("out of memory in TLS: mbedTLS -0x10 MPI_ALLOC_FAILED")
         return await asyncio.open_connection(host, port)
 
     board = BoardSim("1.0.0", "1.0.0", b=(3, 0))

@@ -444,7 +444,7 @@ class Client:
             if (
                 message
                 and message.packet_id == packet_id
-                and message.payload == payload
+                and message.payload in (b"", payload)  # empty: its taker is through with it
                 and message.topic == topic
             ):  # sent again, and worked on
                 message.link = link

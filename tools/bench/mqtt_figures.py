@@ -121,7 +121,7 @@ class Lab:
             "key": str(folder / "device.key"),
             "ca": str(keys / "root-ca.pem"),
         }
-        sources = {name: libraries / name for name in ("deadline.py", "mtls.py")}
+        sources = {name: libraries / name for name in ("deadline.py", "mtls.py", "mtls_errors.py")}
         for path in (libraries / "mqtt").glob("*.py"):
             sources[f"mqtt/{path.name}"] = path
         for name in ("mqtt_app.py", "mqtt_small.py"):

@@ -32,8 +32,10 @@ user {OPERATOR_NAME}
 topic read signet/+/up/#
 topic write signet/+/down/#
 """
-# The largest message is an update order: 2,240 bytes and its topic. A board handles one message
-# after the other, so few are in flight to it; what is queued for one that is away is bounded.
+# The largest message is an update order: 2,240 bytes and its topic. A board takes one message
+# after the other, each when the one before is answered: so two are in flight to it, which it has
+# room for whatever their size, and the others wait here. What waits for one board is bounded; what
+# is beyond that, mosquitto drops with a line in its log.
 # Denied publications and subscriptions appear in the log at level debug only.
 _CONFIGURATION = """\
 listener {port} {bind}
@@ -48,9 +50,9 @@ acl_file {folder}/broker/access
 
 set_tcp_nodelay true
 max_packet_size 8192
-max_inflight_messages 4
-max_queued_messages 100
-max_queued_bytes 262144
+max_inflight_messages 2
+max_queued_messages 1000
+max_queued_bytes 2097152
 
 persistence true
 persistence_location {folder}/broker/
