@@ -16,7 +16,7 @@ from signet.image import slot_image
 from signet.pki import authority
 
 _FIRMWARE = {
-    "firmware/agent.py": "GREETING = 'hello from the slot'\n",
+    "firmware/agent.py": "import mtls, mqtt.codec\nGREETING = 'hello from the slot'\n",
     "firmware/app.py": "def run():\n    return 'app'\n",
     "firmware/board/manifest.py": "raise SystemExit('never packed')\n",
     "lib/mtls.py": "VERSION = 3\n",

@@ -191,3 +191,18 @@ def test_a_file_that_does_not_compile_is_named(project, tmp_path):
 def test_a_folder_without_firmware_is_refused(tmp_path):
     with pytest.raises(SignetError, match="no Python files"):
         slot_image.build_image(RELEASE, tmp_path)
+
+
+def test_what_nothing_imports_or_names_stays_out(project, tmp_path):
+    source = tmp_path / "project"
+    shutil.copytree(project, source)
+    for name in ("unused", "used", "deep/inner", "deep/other", "named"):
+        path = source / f"lib/{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    (source / "lib/deep/__init__.py").write_text("")
+    (source / "lib/used.py").write_text("def later():\n    from deep import inner\n")
+    app = tmp_path / "app.py"
+    app.write_text("import used\n\ndef run():\n    __import__('named')\n")
+    found = set(slot_image.inspect_image(slot_image.build_image(RELEASE, source, app)).files)
+    assert found - PACKED == {"/used.mpy", "/deep/__init__.mpy", "/deep/inner.mpy", "/named.mpy"}

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import json
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -194,18 +193,15 @@ def _make_update(stage: Stage, ballast_kb: int = 0) -> bytes:
 def _make_image(
     stage: Stage, version: str, counter: int = 1, ballast_kb: int = 0, app: Path | None = None
 ) -> bytes:
-    """A signed image of this checkout, with so many KB of constants that nobody imports."""
-    source = PROJECT
+    """A signed image of this checkout, with so many KB of data."""
+    data = None
     if ballast_kb:
-        source = stage.folder / f"source-{ballast_kb}"
-        for name in ("firmware", "lib"):
-            shutil.copytree(PROJECT / name, source / name)
-        for name in ("boot.py", "main.py"):  # whose names are not to be shortened
-            shutil.copy(PROJECT / name, source)
+        data = stage.folder / f"data-{ballast_kb}"
+        data.mkdir()
         ballast = random.Random(ballast_kb).randbytes(ballast_kb * 1024)
-        (source / "lib/ballast.py").write_text(f"DATA = {ballast!r}\n")
+        (data / "ballast").write_bytes(ballast)
     described = slot_image.Release(version, MODEL, counter, slot_image.DEFAULT_PLATFORM, _BUILT)
-    unsigned = slot_image.build_image(described, source, app)
+    unsigned = slot_image.build_image(described, PROJECT, app, data)
     return slot_image.sign_image(unsigned, stage.pki / "release.key")
 
 

@@ -9,15 +9,12 @@ emulated ESP32, for 14 modules of this project and two that are nothing but func
 They are within 12 % of each. `make qemu-check` gives those of a board anew.
 """
 
-import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import resolve_name
 from pathlib import Path
 
 from signet.errors import RefusedError
 from signet.formats import mpy_file
-from signet.image import names
+from signet.image import mpy, names
 from signet.image.manifest import MOST_RESERVE_KB, Manifest
 
 FIRST_SEGMENT = 56_000
@@ -92,7 +89,7 @@ def application_cost(sources: dict[str, Path], files: dict[str, bytes], data_kb:
     sources: path in the slot and file of everything in it (`slot_image.slot_sources`). files: what
     mpy-cross made of them.
     """
-    reached = _reached(sources, _APP, set()) - _reached(sources, _AGENT, {_APP})
+    reached = _reached(sources, _APP) - _reached(sources, _AGENT, _APP)
     own = {name: files[name] for path in reached if (name := _compiled_name(path)) in files}
     others = {name: files[name] for name in files.keys() - own.keys()}
     code = 0
@@ -100,6 +97,16 @@ def application_cost(sources: dict[str, Path], files: dict[str, bytes], data_kb:
         parsed = mpy_file.parse(content)
         code += round(parsed.code_len * _PER_CODE_BYTE) + len(parsed.functions) * _PER_FUNCTION
     return Cost(code, len(names.own_names(own) - names.own_names(others)), data_kb * _KB)
+
+
+def _reached(sources: dict[str, Path], start: str, without: str = "") -> set[str]:
+    """The files of a slot that one file imports, and theirs, but for what comes and goes."""
+    resident = {
+        name: path
+        for name, path in sources.items()
+        if name != without and not name.startswith(_COMES_AND_GOES)
+    }
+    return mpy.reached(resident, [start])
 
 
 def _compiled_name(path: str) -> str:
@@ -153,34 +160,3 @@ def _problem(room: Room) -> str:
         f"on MicroPython {version}, {room.reserve_kb} KB reserved leave the network "
         f"{room.network} bytes, expected {LEAST_FOR_NETWORK}"
     )
-
-
-def _reached(sources: dict[str, Path], start: str, without: set[str]) -> set[str]:
-    """The files of a slot that one file imports, and theirs, but for what comes and goes."""
-    found: set[str] = set()
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name in without or name not in sources:
-            continue
-        if not name.startswith(_COMES_AND_GOES):
-            found.add(name)
-            waiting += _imported(name, sources[name])
-    return found
-
-
-def _imported(name: str, path: Path) -> Iterator[str]:
-    """Paths that the imports of a file may stand for, wherever in it they are."""
-    package = name.removeprefix("lib/").rpartition("/")[0].replace("/", ".")
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            origin = resolve_name("." * node.level + (node.module or ""), package)
-            modules = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-        for module in modules:
-            stem = module.replace(".", "/")
-            for folder in ("", "lib/"):
-                yield f"{folder}{stem}.py"
-                yield f"{folder}{stem}/__init__.py"

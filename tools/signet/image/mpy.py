@@ -3,9 +3,11 @@
 Debug code follows on `if _DEBUG:` (docs/design.md, "Profiles"); it is switched here.
 """
 
+import ast
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from importlib.util import resolve_name
 from pathlib import Path
 
 from signet.errors import SignetError
@@ -13,6 +15,7 @@ from signet.run import ProgramError, run_program
 
 _OPTIMISATION = "-O3"  # no line numbers in tracebacks, and 6 % smaller; there are no asserts
 _DEBUG_SWITCH = b"_DEBUG = const(False)"
+_DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _DEBUG_NAME = re.compile(rb"\b_DEBUG\b")
 
 
@@ -69,3 +72,43 @@ def module_name(path: str) -> str:
     """The name by which a board imports a file, a .py or .mpy."""
     name = path.removeprefix("lib/").removesuffix(".py").removesuffix(".mpy")
     return name.removesuffix("/__init__").replace("/", ".")
+
+
+def reached(sources: dict[str, Path], starts: Iterable[str]) -> set[str]:
+    """Those of a slot's files that some of them import, wherever in a file, and theirs; and these.
+
+    A module counts as imported if a text names it, too: `__import__("mqtt.full")`.
+    """
+    found: set[str] = set()
+    waiting = list(starts)
+    while waiting:
+        name = waiting.pop()
+        if name in sources and name not in found:
+            found.add(name)
+            waiting += _imported(name, sources[name])
+    return found
+
+
+def _imported(name: str, path: Path) -> Iterator[str]:
+    """Paths that the imports of a file may stand for, and words of texts in it."""
+    package = name.removeprefix("lib/").rpartition("/")[0].replace("/", ".")
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # to compile it will fail, too, and say why
+        return
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            modules = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            modules = _DOTTED_NAME.findall(node.value)
+        for module in modules:
+            parts = module.split(".")
+            for end in range(1, len(parts) + 1):  # its packages, too
+                stem = "/".join(parts[:end])
+                for folder in ("", "lib/"):
+                    yield f"{folder}{stem}.py"
+                    yield f"{folder}{stem}/__init__.py"

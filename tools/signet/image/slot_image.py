@@ -80,15 +80,19 @@ def build(
 ) -> Build:
     """Compile firmware/ and lib/ of a source folder into an unsigned slot image.
 
-    What is in lib/ is at the top of the archive, as modules are imported; firmware/board and stage
-    1 stay out, and so does all that is no .py file. app: a file that takes the place of
-    firmware/app.py. data: a folder of files for the application, which finds them in /slot/data.
+    What is in lib/ is at the top of the archive, as modules are imported, if something in the image
+    imports or names it; firmware/board and stage 1 stay out, and so does all that is no .py file.
+    app: a file that takes the place of firmware/app.py. data: a folder of files for the
+    application, which finds them in /slot/data.
     Names are shortened (`signet.image.names`), but for a dev image. Raises SignetError for a wrong
     field, a file that does not compile, RefusedError for an image that is larger than a slot.
     """
     _check_release(release)
     sources = slot_sources(source, app)
-    compiled = mpy.compile_sources(sources, debug=release.profile == "dev")
+    used = mpy.reached(sources, [name for name in sources if not name.startswith("lib/")])
+    compiled = mpy.compile_sources(
+        {name: sources[name] for name in used}, debug=release.profile == "dev"
+    )
     short: dict[str, str] = {}
     if release.profile != "dev":
         known, of_stage1 = stage1.known_names(source)
