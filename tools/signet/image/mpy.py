@@ -77,7 +77,7 @@ def module_name(path: str) -> str:
 def reached(sources: dict[str, Path], starts: Iterable[str]) -> set[str]:
     """Those of a slot's files that some of them import, wherever in a file, and theirs; and these.
 
-    A module counts as imported if a text names it, too: `__import__("mqtt.full")`.
+    A module counts as imported if a text is its name, too: `__import__("mqtt.full")`.
     """
     found: set[str] = set()
     waiting = list(starts)
@@ -90,7 +90,7 @@ def reached(sources: dict[str, Path], starts: Iterable[str]) -> set[str]:
 
 
 def _imported(name: str, path: Path) -> Iterator[str]:
-    """Paths that the imports of a file may stand for, and words of texts in it."""
+    """Paths that the imports of a file, and texts in it, may stand for."""
     package = name.removeprefix("lib/").rpartition("/")[0].replace("/", ".")
     try:
         tree = ast.parse(path.read_bytes())
@@ -104,7 +104,7 @@ def _imported(name: str, path: Path) -> Iterator[str]:
             origin = resolve_name("." * node.level + (node.module or ""), package)
             modules = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            modules = _DOTTED_NAME.findall(node.value)
+            modules = [node.value] if _DOTTED_NAME.fullmatch(node.value) else []
         for module in modules:
             parts = module.split(".")
             for end in range(1, len(parts) + 1):  # its packages, too
