@@ -15,7 +15,7 @@ import gc
 import machine
 from micropython import const
 
-from firmware import app, clock, store
+from firmware import app, store
 from firmware.device import APP_LIMIT_S, Device
 from firmware.ondemand import unload
 from firmware.supervisor import Supervisor, TaskError
@@ -27,7 +27,6 @@ _SETTLED_S = const(60)  # uptime after which a restart is no crash loop any more
 _COLLECT_AFTER = const(2048)  # bytes allocated, from the first connection on
 _OUTBOX = const(24)  # messages that wait while there is no session
 _LATEST = const(4)  # of them at QoS 0: old telemetry must not take the memory to connect with
-_HEAP_KB = const(16)  # to reserve, unless the provisioning record or the image says otherwise
 _ONLINE_LIMIT_S = const(180)  # how long the task may be silent: several timeouts in a row
 
 
@@ -64,7 +63,8 @@ class Agent:
     outbox: [(kind, message, QoS)] for up/<kind>, the first perhaps on its way; wake: set when there
     is something to do.
     dropped: how many messages found no room there: [events, telemetry].
-    restarts: those in a row that did not last, with this start; 0 once it has.
+    recent: restarts in a row before this start that did not last; restarts: with it, and 0 once it
+    has.
     message: (kind, how often) of the message that is worked on, or at which the run before ended.
     tries: attempts to connect in a row that failed for lack of memory; None: there is no lack.
     restart_reason: set when the board is to restart as soon as all is reported.
@@ -75,62 +75,38 @@ class Agent:
     """
 
     tries = None
-    restarts = 0
+    recent = restarts = order = 0
+    on_trial = False
 
     def __init__(self, boot, watchdog):
-        from firmware.ondemand import reserve
+        from firmware.ondemand import start
 
-        # While the network is down. It is what keeps the segment. Not in `run`, which does not
-        # return: a frame goes on showing the collector what was called from it.
-        boot.heap = reserve.reserve(max(boot.record.get("heap_kb", _HEAP_KB), boot.heap))
-        del reserve
-        unload()
         self.boot = boot
         self.outbox = []
         self.dropped = [0, 0]
         self.wake = asyncio.Event()
         self.restart_reason = None
-        self.clock = clock.Clock(boot.clock_floor)
-        from firmware.ondemand import credentials
-
-        self.context, self.client_id = credentials.load(boot.identity)
-        del credentials
-        state = boot.state
-        self.on_trial = state.on_trial(boot.running)
-        self.order = state.order
-        del state
-        unload()
         self.supervisor = Supervisor(watchdog)
         self.device = Device(boot.record, boot.version, self.post, self.supervisor)
+        # Not in `run`, which does not return: a frame goes on showing the collector what was called
+        # from it.
+        start.prepare(self)
+        del start
+        unload()
 
     async def run(self):
-        restarts = self._look_back()
-        unload()
         self.supervisor.start("app", app.run(self.device), APP_LIMIT_S)
-        self.supervisor.start("online", self._online(restarts), _ONLINE_LIMIT_S)
+        self.supervisor.start("online", self._online(), _ONLINE_LIMIT_S)
         self.supervisor.start("watch", self._watch(), _TRIAL_S)
         await self.supervisor.run()
 
-    def _look_back(self):
-        from firmware.ondemand import control, report
-
-        # For their names only, which stay in memory: beside a connection these would come to lie
-        # in a second segment of heap, and keep it from the network for good.
-        for name in ("orders", "service"):
-            __import__("firmware.ondemand." + name)
-        unload()
-        control.load_config(self.device)
-        restarts = report.report_boot(self)
-        self.state = report.state(self)
-        return restarts
-
-    async def _online(self, restarts):
+    async def _online(self):
         if store.exists(store.ORDER_PATH):
             # Before there is a session: an ESP32 has room for one TLS connection, and what
             # the update needs is here, in a fresh heap, however long the board has been up.
             from firmware.ondemand import updater
 
-            await updater.run(self, restarts)
+            await updater.run(self, self.recent)
             del updater
             unload()
         # Garbage must not lie between what stays now: once its first 56 KB of heap do not suffice,
@@ -138,7 +114,7 @@ class Agent:
         gc.threshold(_COLLECT_AFTER)
         from firmware.session import Session
 
-        await Session(self, restarts).run()
+        await Session(self, self.recent).run()
 
     async def _watch(self):
         """Forget crash loops once settled; give up a trial that never confirms.
@@ -156,24 +132,6 @@ class Agent:
                 raise TaskError("not confirmed within %d s" % _TRIAL_S)
             self.supervisor.beat("watch")
             self.wake.set()  # so that the session says that it is alive
-
-    async def confirm(self):
-        """To be called on trial, when the broker has our state and what was reported."""
-        await self.supervisor.check()  # the application, too, must be up
-        self_test = getattr(app, "self_test", None)
-        if self_test:
-            await self_test(self.device)
-        boot = self.boot
-        state = boot.state
-        state.confirm(boot.running, boot.counter)
-        floor = state.floor
-        del state
-        unload()  # before anything is made that stays: it would hold on to more of the heap
-        self.on_trial = False
-        self.state["status"] = "confirmed"
-        self.state["floor"] = floor
-        print("signet: %s confirmed" % boot.version)
-        self.report("confirmed", version=boot.version)
 
     def post(self, kind, message, qos):
         """Queue a message for up/<kind>; telemetry gives way first, then the oldest event but one.

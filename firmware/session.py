@@ -117,7 +117,10 @@ class Session:
                 # Nothing is confirmed before the operator can know of it.
                 for _ in range(len(agent.outbox)):
                     await self._send()
-                await agent.confirm()
+                from firmware.ondemand import trial
+
+                await trial.confirm(agent)
+                del trial
                 await self._publish_state()
             agent.tries = None
         finally:

@@ -10,7 +10,7 @@ import sys
 
 # Besides: stage 1's modules, of which the packages themselves stay, and what only connecting, or a
 # connection that failed, needs.
-_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect", "mtls_errors")
+_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect", "mtls.")
 
 
 def unload():

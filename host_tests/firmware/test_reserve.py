@@ -19,7 +19,7 @@ def reserve(size_kb):
     print("asked for", size_kb)
     return "kept"
 """
-AGENT = ("        self.boot = boot\n", "        print('it was', boot.heap)\n")
+AGENT = ("        del start\n", "        print('it was', boot.heap)\n")
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,6 @@ class Agent:
     def start(self, name: str, coroutine: Any, limit_s: int) -> None:
         self.tasks.append(asyncio.create_task(coroutine))
 
-    async def confirm(self) -> None:
-        self.confirmed = True
-
     def event(self, name: str, **details: object) -> None:
         self.outbox.append(("event", name, 1))
         self.wake.set()
@@ -85,6 +82,10 @@ class Agent:
 
     def beat(self, ahead_s: float = 0) -> None:
         pass
+
+
+async def confirm(agent: Agent) -> None:
+    agent.confirmed = True
 
 
 Play = Callable[[Any, Agent, Client], Awaitable[None]]
@@ -100,6 +101,9 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(sys.modules, "mqtt.client", client)
         monkeypatch.setitem(sys.modules, "mtls", ModuleType("mtls"))
         monkeypatch.setattr(client, "Message", lambda *_: None)
+        trial = ModuleType("firmware.ondemand.trial")
+        trial.confirm = confirm  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "firmware.ondemand.trial", trial)
         module = load("session")
         # Nothing here waits for a time.
         played = SimpleNamespace(

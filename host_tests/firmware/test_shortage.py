@@ -149,8 +149,8 @@ def test_a_board_that_is_short_of_memory_restarts_and_tells_why(world):
 def test_a_version_that_leaves_tls_no_memory_is_rolled_back(world, code, name):
     app = (
         "import mtls\n"
-        "async def fail(stream):\n    raise OSError(%d)\n"
-        "async def run(device):\n    mtls.Stream._shake_hands = fail\n"
+        "def fail(*_):\n    raise OSError(%d)\n"
+        "async def run(device):\n    mtls.Stream.__init__ = fail\n"
         "    while True:\n        await device.sleep(1)\n"
     )
     content = world.image("1.2.0", app % code)

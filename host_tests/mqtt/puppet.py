@@ -32,8 +32,8 @@ def compiled() -> str:
     atexit.register(folder.cleanup)
     lib = Path(os.environ.get("SIGNET_MQTT_LIB", REPO / "lib"))
     sources = {path: path.relative_to(lib) for path in lib.glob("mqtt/*.py")}
-    for name in ("deadline.py", "mtls.py", "mtls_errors.py"):
-        sources[REPO / "lib" / name] = Path(name)
+    sources |= {path: path.relative_to(REPO / "lib") for path in (REPO / "lib/mtls").glob("*.py")}
+    sources[REPO / "lib/deadline.py"] = Path("deadline.py")
     for name in ("puppet_device.py", "puppet_base.py", "power_cut.py"):
         sources[REPO / "host_tests/mqtt" / name] = Path(name)
     for path, module in sources.items():

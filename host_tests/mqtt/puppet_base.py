@@ -10,6 +10,7 @@ import sys
 
 import mtls
 from mqtt.client import Message
+from mtls.connect import connect_socket
 
 _BINARY = ("correlation_data", "authentication_data")
 
@@ -145,7 +146,7 @@ class Base:
                 return await mtls.open_stream(where["host"], where["port"], context)
             raw = socket.socket()
             try:
-                await mtls._connect(raw, socket.getaddrinfo("127.0.0.1", where["port"])[0][-1])
+                await connect_socket(raw, socket.getaddrinfo("127.0.0.1", where["port"])[0][-1])
             except BaseException:
                 raw.close()
                 raise

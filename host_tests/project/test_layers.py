@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parents[2]
 # Lowest first. A module stands where the longest of these names that its own begins with does;
 # what begins with none is not ours.
 LAYERS = (
-    "micropython", "romfs", "trust", "deadline", "mtls_errors", "mtls", "mqtt", "firmware",
+    "micropython", "romfs", "trust", "deadline", "mtls", "mqtt", "firmware",
     "virtual_board",
     "toolchain", "sealed_build",
     "signet", "signet.errors", "signet.project", "signet.files", "signet.locks", "signet.run",

@@ -1,6 +1,6 @@
-"""mtls_errors: what comes out of `tls` on a stock ESP32, and what is said of it."""
+"""mtls.errors: what comes out of `tls` on a stock ESP32, and what is said of it."""
 
-from mtls_errors import cause
+from mtls.errors import cause
 
 
 class Kind(OSError):

@@ -121,9 +121,9 @@ class Lab:
             "key": str(folder / "device.key"),
             "ca": str(keys / "root-ca.pem"),
         }
-        sources = {name: libraries / name for name in ("deadline.py", "mtls.py", "mtls_errors.py")}
-        for path in (libraries / "mqtt").glob("*.py"):
-            sources[f"mqtt/{path.name}"] = path
+        sources = {"deadline.py": libraries / "deadline.py"}
+        for path in (*(libraries / "mqtt").glob("*.py"), *(libraries / "mtls").glob("*.py")):
+            sources[f"{path.parent.name}/{path.name}"] = path
         for name in ("mqtt_app.py", "mqtt_small.py"):
             sources[name] = Path(__file__).with_name(name)
         self.add_code(sources)

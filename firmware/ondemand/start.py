@@ -1,0 +1,39 @@
+"""What an agent does once, before its tasks run: memory, identity, how the last run ended."""
+
+from micropython import const
+
+from firmware.clock import Clock
+from firmware.ondemand import control, unload
+
+_HEAP_KB = const(16)  # to reserve, unless the provisioning record or the image says otherwise
+
+
+def prepare(agent):
+    """Fill in what an agent (`firmware.agent.Agent`) has to be asked for; `unload` after it."""
+    from firmware.ondemand import reserve
+
+    boot = agent.boot
+    # While the network is down. It is what keeps the segment.
+    boot.heap = reserve.reserve(max(boot.record.get("heap_kb", _HEAP_KB), boot.heap))
+    del reserve
+    unload()
+    agent.clock = Clock(boot.clock_floor)
+    from firmware.ondemand import credentials
+
+    agent.context, agent.client_id = credentials.load(boot.identity)
+    del credentials
+    state = boot.state
+    agent.on_trial = state.on_trial(boot.running)
+    agent.order = state.order
+    del state
+    unload()
+    # For their names only, which stay in memory: beside a connection these would come to lie in a
+    # segment that is not meant for them, and keep it from the network for good.
+    for name in ("orders", "service", "trial"):
+        __import__("firmware.ondemand." + name)
+    unload()
+    control.load_config(agent.device)
+    from firmware.ondemand import report
+
+    agent.recent = report.report_boot(agent)
+    agent.state = report.state(agent)
