@@ -181,5 +181,5 @@ def test_the_build_refuses_and_writes_nothing(signet: Signet, tmp_path: Path):
 
 
 def test_the_default_of_the_board_is_that_of_the_tools():
-    agent = Path(REPO, "firmware/agent.py").read_text()
+    agent = Path(REPO, "firmware/ondemand/start.py").read_text()
     assert f"_HEAP_KB = const({budget.DEFAULT_RESERVE_KB})" in agent

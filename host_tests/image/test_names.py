@@ -1,20 +1,17 @@
 """Short names in images: what is renamed, what is not, and that MicroPython sees no difference."""
 
 import contextlib
-import hashlib
-import json
 import random
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from host_tests.tool_helpers import RELEASE, REPO
-from signet.errors import RefusedError, SignetError
+from signet.errors import RefusedError
 from signet.formats import mpy_file, romfs
-from signet.image import mpy, names, slot_image, stage1, symbols
+from signet.image import mpy, names, slot_image, stage1
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
@@ -304,10 +301,26 @@ def test_names_in_most_files_come_first(tmp_path):
     assert "z_rare" not in new
 
 
-def test_stage_1_has_short_private_names_that_no_slot_takes(project):
+def test_what_a_slot_uses_of_stage_1_keeps_its_name(compiled):
+    _, short = stage1.known_names(REPO)
+    assert stage1.FOR_SLOTS.isdisjoint(short.values())
+    files = {"main.py": REPO / "main.py"}
+    files |= mpy.python_files(REPO, ("lib/romfs", "lib/trust"))
+    of_stage1, of_slot = (
+        {name for file in parts.values() for name in mpy_file.parse(file).names}
+        for parts in (mpy.compile_sources(files), compiled)
+    )
+    # These mean other things there; they are private.
+    own = {name for name in of_slot if name.startswith("_")}
+    shared = {name for name in (of_stage1 & of_slot) - own if name in short.values()}
+    assert shared <= set(
+        ["at", "b", "big", "error", "files", "first", "fresh", "kind", "size", "wanted"]
+    )
+
+
+def test_stage_1_has_short_names_that_no_slot_takes(project):
     known, short = stage1.known_names(project)
-    assert {"_verify_pss", "_store_twice", "_mount_slot", "_byte"} <= set(short.values())
-    assert all(name.startswith("_") for name in short.values())
+    assert {"_verify_pss", "_store_twice", "_mount_slot", "begin_try"} <= set(short.values())
     assert "kbd_intr" in known  # in boot.py, which is a text on the board
     contents = stage1.compile_stage1(project)
     contents |= romfs.read_files(contents.pop(stage1.ARCHIVE))
@@ -431,112 +444,3 @@ def test_what_names_cost(tmp_path):
     assert names.own_names(files) == {"first_name", "second_one", "one"}
     assert names.cost(files) == (3, 10 + 10 + 3 + 3 * 8)
     assert names.cost(files, {"first_name", "one"}) == (1, 18)
-
-
-# On the command line
-
-
-def build_with(signet, project, path, *more):
-    return signet(
-        *("image", "build", "--version", "1.0.0", "--model", "signet-demo", "--counter", "1"),
-        *("--build-time", "1700000000", "--source", project, "-o", path, *more),
-    )
-
-
-def test_a_build_has_a_map_beside_it(signet, project, keys, tmp_path):
-    image, maps = tmp_path / "x.img", tmp_path / "x.img.symbols"
-    done = build_with(signet, project, image)
-    content = json.loads(maps.read_text())
-    assert f"{len(content['names'])} names shortened" in done.stdout, done.stderr
-    assert len(content["names"]) > 20
-    digest = hashlib.sha256(image.read_bytes()).hexdigest()
-    assert content == {
-        "version": "1.0.0",
-        "model": "signet-demo",
-        "image": digest,
-        **names_of(maps),
-    }
-    assert list(content["names"].values()) == [
-        "GREETING",
-        "TABLE",
-        "VERSION",
-        *stage1.known_names(project)[1].values(),
-    ]
-    before = maps.read_bytes()
-    build_with(signet, project, image)
-    assert maps.read_bytes() == before
-    maps.unlink()
-    signed = signet("image", "sign", image, "--key", keys / "release.key", "-o", tmp_path / "s.img")
-    assert signed.returncode == 0, signed.stderr
-    assert sorted(path.name for path in tmp_path.glob("*.img*")) == ["s.img", "x.img"]
-
-
-def names_of(maps: Path) -> dict[str, dict[str, str]]:
-    return {"names": json.loads(maps.read_text())["names"]}
-
-
-def test_a_dev_image_is_not_renamed_and_an_old_map_goes(signet, project, tmp_path):
-    image, maps = tmp_path / "x.img", tmp_path / "x.img.symbols"
-    build_with(signet, project, image)
-    assert b"GREETING" not in image.read_bytes()
-    done = build_with(signet, project, image, "--profile", "dev")
-    assert "0 names shortened" in done.stdout
-    assert b"GREETING" in image.read_bytes()
-    assert not maps.exists()
-
-
-@pytest.mark.parametrize("profile", ["production", "sealed"])
-def test_other_images_are_renamed(project, profile):
-    built = slot_image.build(replace(RELEASE, profile=profile), project)
-    assert list(built.names.values()) == [
-        "GREETING",
-        "TABLE",
-        "VERSION",
-        *stage1.known_names(project)[1].values(),
-    ]
-
-
-def test_an_image_that_cannot_be_written_leaves_the_map_as_it_was(project, tmp_path):
-    built = slot_image.build(RELEASE, project)
-    folder = tmp_path / "folder.img"
-    folder.mkdir()
-    with pytest.raises(SignetError, match="not a regular file"):
-        symbols.write_build(folder, RELEASE, built)
-    assert [path.name for path in tmp_path.iterdir()] == ["folder.img"]
-    symbols.map_path(folder).write_text("old")
-    with pytest.raises(SignetError):
-        symbols.write_build(folder, RELEASE, built)
-    assert symbols.map_path(folder).read_text() == "old"
-
-
-def test_a_report_is_translated(signet, tmp_path):
-    maps = tmp_path / "x.symbols"
-    maps.write_text(json.dumps({"names": {"EPERM": "_publish", "D": "packet_id"}}))
-    report = "AttributeError: 'D' has no EPERM2, EPERM; [Errno 1] EPERM"
-    expected = "AttributeError: 'packet_id(D)' has no EPERM2, _publish(EPERM); "
-    expected += "[Errno 1] _publish(EPERM)\n"
-    assert signet("image", "symbols", maps, report).stdout == expected
-    assert signet("image", "symbols", maps, *report.split()).stdout == expected
-    assert names.translate("a\n\nD", {"D": "packet_id"}) == "a\n\npacket_id(D)"
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"names": []}', '{"names": {"a": 1}}', "\xff"]
-)
-def test_what_is_no_map_is_refused(signet, tmp_path, content):
-    (tmp_path / "x").write_bytes(content.encode("latin-1"))
-    done = signet("image", "symbols", tmp_path / "x", "text")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "x: no symbol map: expected JSON with 'names'" in done.stderr
-    assert "signet image build" in done.stderr
-    assert "cannot read the symbol map" in signet("image", "symbols", tmp_path / "no", "t").stderr
-
-
-def test_inspect_counts_names(signet, project, tmp_path):
-    build_with(signet, project, tmp_path / "x.img", "--profile", "dev")
-    facts = json.loads(signet("image", "inspect", "--json", tmp_path / "x.img").stdout)
-    build_with(signet, project, tmp_path / "x.img")
-    short = json.loads(signet("image", "inspect", "--json", tmp_path / "x.img").stdout)
-    assert facts["names"] == short["names"] + 3
-    shown = signet("image", "inspect", tmp_path / "x.img").stdout
-    assert re.search(rf"^names +{short['names']} that the ROM does not have$", shown, re.M)

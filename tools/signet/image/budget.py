@@ -21,7 +21,7 @@ from signet.image import names
 from signet.image.manifest import MOST_RESERVE_KB, Manifest
 
 FIRST_SEGMENT = 56_000
-DEFAULT_RESERVE_KB = 16  # `_HEAP_KB` of firmware/agent.py
+DEFAULT_RESERVE_KB = 16  # `_HEAP_KB` of firmware/ondemand/start.py
 ENOUGH_FOR_NETWORK = 24 * 1024
 LEAST_FOR_NETWORK = 12 * 1024  # below it, connections fail for lack of memory
 

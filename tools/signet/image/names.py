@@ -22,7 +22,7 @@ _MAY_STAND = " *"
 _WORD = re.compile(r"\w+", re.ASCII)
 _FORMAT = re.compile(r"%[-+ #0-9.*]*[a-zA-Z]")
 _SHORT_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
-_STAGE_1_SHARE = 12  # each twelfth short name is stage 1's
+_STAGE_1_SHARE = 6  # each sixth short name is stage 1's
 _POOL_ENTRY = 7  # pointer, hash and length in MicroPython's table of names
 _TERMINATOR = 1
 
@@ -48,18 +48,18 @@ def shorten(
     return _shorten(files, keep, [name for name in stand_ins() if name not in _for_stage_1()])
 
 
-def shorten_private(
+def shorten_stage1(
     files: dict[str, bytes], keep: Collection[str]
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The same for stage 1: only what begins with an underscore, as no slot uses it.
+    """The same for stage 1, with short names that no slot of any version takes.
 
-    It takes short names that no slot of any version takes.
+    keep: what slots use.
     """
-    return _shorten(files, keep, _for_stage_1(), beginning="_")
+    return _shorten(files, keep, _for_stage_1())
 
 
 def _shorten(
-    files: dict[str, bytes], keep: Collection[str], short: list[str], beginning: str = ""
+    files: dict[str, bytes], keep: Collection[str], short: list[str]
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     parsed = _parse_all(files)
     kept = _kept(parsed, [files[path] for path in files.keys() - parsed.keys()])
@@ -68,7 +68,7 @@ def _shorten(
     used = {name for file in parsed.values() for name in file.names} | kept | set(keep)
     counts = Counter(name for file in parsed.values() for name in set(file.names))
     ours = _defined(parsed.values()) - kept - {*keep, *rom_names()}
-    wanted = [name for name in ours if _is_plain(name) and name.startswith(beginning)]
+    wanted = [name for name in ours if _is_plain(name)]
     wanted.sort(key=lambda name: (-counts[name], name))
     free = (name for name in short if name not in used)
     new = dict(zip(wanted, free, strict=False))

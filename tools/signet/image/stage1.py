@@ -9,6 +9,15 @@ from signet.image import mpy, names
 
 ARCHIVE = "stage1.romfs"  # main.py mounts it
 
+# What a slot, of whatever version, may use of stage 1: these names are never shortened in it.
+_FOR_SLOTS_TEXT = """
+BLOCK_LEN Boot BootState DESCRIPTOR_LEN Descriptor Identity TrustError accept_order active
+block_count boot build_time ca certificate check clear clock_floor confirm counter device digest
+floor heap identity image image_len key length model number on_trial order platform profile
+record refused running sector signature slots stage state status tries trust verify version
+"""
+FOR_SLOTS = frozenset(_FOR_SLOTS_TEXT.split())
+
 
 def compile_stage1(source: Path) -> dict[str, bytes]:
     """Path on `vfs` and content of each file. source: the project folder."""
@@ -34,7 +43,7 @@ def _compile_boot(source: Path) -> dict[str, bytes]:
 
 
 def _compile_library(source: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """main.py, lib/romfs and lib/trust with their private names short: no slot knows them."""
+    """main.py, lib/romfs and lib/trust with names short that no slot uses."""
     sources = {"main.py": source / "main.py"}
     for folder in ("lib/romfs", "lib/trust"):
         found = mpy.python_files(source, (folder,))
@@ -42,4 +51,4 @@ def _compile_library(source: Path) -> tuple[dict[str, bytes], dict[str, str]]:
             raise SignetError(f"{source}/{folder}: no Python files")
         sources |= found
     known = names.known_names(_compile_boot(source))
-    return names.shorten_private(mpy.compile_sources(sources), known)
+    return names.shorten_stage1(mpy.compile_sources(sources), known | FOR_SLOTS)
