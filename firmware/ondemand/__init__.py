@@ -8,9 +8,9 @@ modules beside this folder stay.  A new module needs no entry anywhere.
 import gc
 import sys
 
-# Besides: stage 1's modules, of which the packages themselves stay, and what only connecting, or a
-# connection that failed, needs.
-_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect", "mtls.")
+# Besides: stage 1's modules, of which the packages themselves stay, and what is only needed to
+# connect, to subscribe, or after a connection that failed.
+_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect", "mqtt.setup", "mtls.")
 
 
 def unload():

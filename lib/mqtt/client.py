@@ -24,8 +24,6 @@ from .link import MQTTConnectionError, MQTTTimeoutError
 
 _PUBLISH = const(3)
 _PUBACK = const(4)
-_SUBACK = const(9)
-_UNSUBACK = const(11)
 _PINGRESP = const(13)
 _DISCONNECT = const(14)
 
@@ -110,8 +108,8 @@ class Client:
         long as it is not more than keepalive_s.
         queue: messages at QoS 1 that may be on their way at once; more wait in `publish`.
         """
-        if not 1 <= keepalive_s <= _LAST_ID:
-            raise ValueError("keepalive_s %r, expected 1 to 65535" % keepalive_s)
+        from .setup import check
+
         self.error = MQTTConnectionError("not connected")
         self.on_change = None
         self.refused = {}
@@ -121,7 +119,7 @@ class Client:
         self.queue = queue
         self.backoff_cap_s = backoff_cap_s
         self.options = (client_id, keepalive_s, clean, will, user, password, max_packet)
-        self.protocol.encode_connect(*self.options)  # a mistake in it shows here
+        check(self)
         self._buffer = memoryview(bytearray(max_packet))
         self._link = None
         self._task = None  # the supervisor
@@ -138,13 +136,9 @@ class Client:
         MQTTProtocolError, MQTTTimeoutError, or MQTTConnectionError for what came of the stream.
         """
         await self.close()
-        try:
-            present = await self._attempt()
-        except MQTTError:
-            self._note()
-            raise
-        self.start()
-        return present
+        from .connect import connect
+
+        return await connect(self)
 
     def start(self, tries=0):
         """Connect and stay connected, in the background.
@@ -184,14 +178,9 @@ class Client:
                 await asyncio.sleep_ms(0)
         if self._link:
             await self._link.close()
-        self.error = MQTTConnectionError("closed")
-        self.pause_s = 0
-        for request in self._requests:
-            request.error = self.error
-            request.done.set()
-        self._requests = [each for each in self._requests if not each.wanted]
-        self._room.set()
-        self._arrived.set()
+        from .setup import end  # last: what needs no memory is done
+
+        end(self)
 
     async def _supervise(self, tries):
         """The task that owns reconnection, and receives while there is a connection."""
@@ -214,26 +203,12 @@ class Client:
                 await asyncio.sleep(self.pause_s)
                 self.pause_s = 0
             try:
-                await self._attempt()
+                from .connect import attempt  # here: its place in memory is of use to others
+
+                await attempt(self)
             except Exception:  # a MemoryError, too, must not end the supervisor
                 tries += 1
-
-    async def _attempt(self):
-        from .connect import connect  # here: its place in memory is of use to others
-
-        link, session = await connect(self)
-        try:
-            self._begin(link, session)
-        except Exception as error:  # no memory, or the store
-            self.error = link.fail(error)
-            await link.close()
-            raise self.error
-        return session
-
-    def _begin(self, link, session):
-        from .connect import begin
-
-        begin(self, link, session)
+            attempt = None  # it would keep the module
 
     def _repeat(self, request, session):
         packet = request.packet
@@ -282,27 +257,22 @@ class Client:
         options: of mqtt.v5.  Raises MQTTRefusedError if it grants none; ValueError for a
         malformed filter.
         """
+        from .setup import subscribe
+
         self._check()
-        encode = self.protocol.encode_subscribe
-        return await self._answer(
-            self._subscribe(_SUBACK, encode, topic_filter, qos, options, properties)
-        )
+        return await self._answer(subscribe(self, topic_filter, qos, options, properties))
 
     async def unsubscribe(self, topic_filter):
         """Unsubscribe.  Raises ValueError for a malformed filter."""
+        from .setup import subscribe
+
         self._check()
-        encode = self.protocol.encode_unsubscribe
-        await self._answer(self._subscribe(_UNSUBACK, encode, topic_filter))
+        await self._answer(subscribe(self, topic_filter))
 
     def _publish(self, topic, payload, qos, retain, properties):
         packet_id = self._new_id(qos)
         packet = self.protocol.encode_publish(topic, payload, qos, retain, packet_id, properties)
         return self._submit(Request(_PUBACK, packet_id, packet))
-
-    def _subscribe(self, kind, encode, topic_filter, *details):
-        packet_id = self._new_id(details[0] if details else 0)
-        packet = encode(packet_id, topic_filter, *details)
-        return self._submit(Request(kind, packet_id, packet, (topic_filter, details)))
 
     def _new_id(self, qos):
         if qos > self.max_qos:
@@ -410,18 +380,14 @@ class Client:
 
     def _settle(self, request, code):
         """A request is answered."""
-        self._requests.remove(request)
         what = "publish"
         if request.wanted:
-            what = request.wanted[0]
-            self._wanted.pop(what, None)
-            self.refused.pop(what, None)
-            if code >= _FAILURE:
-                self.refused[what] = code
-            elif request.kind == _SUBACK:
-                self._wanted[what] = request.wanted[1]
+            from .setup import settle  # first of all: without memory it waits for the next link
+
+            what = settle(self, request, code)
         elif request.link:
             request.link.quota += 1
+        self._requests.remove(request)
         if code >= _FAILURE:
             request.error = refusal(what, code)
         request.code = code

@@ -14,9 +14,7 @@ _CONNECT = const(1)
 _CONNACK = const(2)
 _PUBLISH = const(3)
 _PUBREL = const(6)
-_SUBSCRIBE = const(8)
 _SUBACK = const(9)
-_UNSUBSCRIBE = const(10)
 _PINGRESP = const(13)
 
 _DUP = const(0x08)  # in the first byte of a PUBLISH
@@ -75,28 +73,20 @@ class V311:
     _topic = None  # the last one published to
     _head = b""  # its bytes, with their length before them
 
-    def encode_connect(self, client_id, keepalive_s, clean, will, user, password, max_packet):
-        """CONNECT, section 3.1; begins a connection.  will: a Message or None."""
-        flags = 0x02 if clean else 0
-        rest = self._properties(_CONNECT, max_packet) + sized(client_id)
-        if will:
-            flags |= 0x04 | _qos(will.qos) << 3 | (0x20 if will.retain else 0)
-            rest += self._properties(0, will.properties) + _topic(will.topic) + sized(will.payload)
-        if user is not None:
-            flags |= 0x80
-            rest += sized(user)
-            if password is not None:  # MQTT-3.1.2-22: not without a user
-                flags |= 0x40
-                rest += sized(password)
-        head = struct.pack(">H4sBBH", 4, b"MQTT", self.level, flags, keepalive_s)
-        return _packet(0x10, head + rest)
+    def encode_connect(self, *values):
+        """CONNECT, section 3.1; begins a connection.
+
+        values: client_id, keepalive_s, clean, will (a Message or None), user, password, max_packet.
+        """
+        from .setup import encode_connect
+
+        return encode_connect(self, *values)
 
     def check_connack(self, packet):
         """Whether the session is present, of a decoded CONNACK; MQTTRefusedError if refused."""
-        code = packet[3]
-        if code:  # section 3.2.2.3; MQTT 5 has names for the same
-            raise refusal("connection", code, b"\x84\x85\x88\x86\x87"[code - 1])
-        return packet[2]
+        from .setup import check_connack
+
+        return check_connack(packet)
 
     def encode_publish(self, topic, payload, qos=0, retain=False, packet_id=0, properties=None):
         """PUBLISH, section 3.3, of bytes or a string."""
@@ -124,17 +114,20 @@ class V311:
         """PUBACK, PUBREC, PUBREL or PUBCOMP, sections 3.4 to 3.7."""
         return struct.pack(">BBH", kind << 4 | (2 if kind == _PUBREL else 0), 2, packet_id)
 
-    def encode_subscribe(self, packet_id, topic_filter, qos, options=0, properties=None):
-        """SUBSCRIBE to one filter, section 3.8."""
-        if options and self.level == 4:
-            raise ValueError("subscription options need MQTT 5")
-        head = struct.pack(">H", packet_id) + self._properties(_SUBSCRIBE, properties)
-        return _packet(0x82, head + _filter(topic_filter) + bytes((_qos(qos) | options,)))
+    def encode_subscribe(self, *values):
+        """SUBSCRIBE to one filter, section 3.8.
+
+        values: packet_id, topic_filter, qos, options=0, properties=None.
+        """
+        from .setup import encode_subscribe
+
+        return encode_subscribe(self, *values)
 
     def encode_unsubscribe(self, packet_id, topic_filter):
         """UNSUBSCRIBE from one filter, section 3.10."""
-        head = struct.pack(">H", packet_id) + self._properties(_UNSUBSCRIBE, None)
-        return _packet(0xA2, head + _filter(topic_filter))
+        from .setup import encode_unsubscribe
+
+        return encode_unsubscribe(self, packet_id, topic_filter)
 
     def decode(self, buf, start, end, limit):
         """Decode the packet that begins at buf[start]; what is received so far ends at buf[end].
@@ -213,13 +206,11 @@ class V311:
         return topic, None, at
 
     def _decode_rest(self, kind, buf, at, stop):
+        if kind == _CONNACK:
+            from .setup import decode_connack
+
+            return decode_connack(buf[at], buf[at + 1], stop)
         code = buf[at + 2] if kind == _SUBACK else 0
-        if kind == _CONNACK:  # section 3.2
-            flags, code = buf[at], buf[at + 1]
-            # MQTT-3.2.2-4: no session where there is no connection
-            if flags > 1 or code > 5 or (flags and code):
-                raise malformed(kind, "code", (flags, code))
-            return stop, kind, bool(flags), code, None
         if code > 2 and code != 0x80:  # MQTT-3.9.3-2
             raise malformed(kind, "code", code)
         return stop, kind, _packet_id(buf, at), code
@@ -303,15 +294,3 @@ def _topic(name):
     if not name or "+" in name or "#" in name:  # MQTT-3.3.2-2
         raise ValueError("topic %r, expected a name without + or #" % name)
     return sized(name)
-
-
-def _filter(topic_filter):
-    """Section 4.7.1: a wildcard is a whole level, and # the last one."""
-    levels = topic_filter.split("/")
-    for level in levels:
-        if not topic_filter or (len(level) > 1 and ("+" in level or "#" in level)):
-            break
-    else:
-        if "#" not in levels[:-1]:
-            return sized(topic_filter)
-    raise ValueError("topic filter %r: + and # are whole levels, # the last" % topic_filter)

@@ -2,14 +2,36 @@
 
 from micropython import const
 
-from .codec import MQTTProtocolError
+from .codec import MQTTError, MQTTProtocolError
 from .link import Link, within
 
 _CONNACK = const(2)
-_SUBACK = const(9)
 
 
 async def connect(client):
+    """`Client.connect`, once the client is closed."""
+    try:
+        present = await attempt(client)
+    except MQTTError:
+        client._note()
+        raise
+    client.start()
+    return present
+
+
+async def attempt(client):
+    """Connect once; returns whether the session is present, or raises an MQTTError."""
+    link, session = await _open(client)
+    try:
+        _begin(client, link, session)
+    except Exception as error:  # no memory, or the store
+        client.error = link.fail(error)
+        await link.close()
+        raise client.error
+    return session
+
+
+async def _open(client):
     """Try each broker once; returns the Link and whether the session is present.
 
     Raises what the last one raised.
@@ -42,8 +64,10 @@ async def connect(client):
     raise client.error
 
 
-def begin(client, link, session):
+def _begin(client, link, session):
     """Make it the client's link; what was on its way goes again, in order; sections 4.4 and 4.6."""
+    if client.max_qos > 1:  # mqtt.full
+        client._begin(session)
     for message in client._backlog[:]:
         if not session:  # it is new, and so are its packet ids
             message.packet_id = 0
@@ -55,9 +79,11 @@ def begin(client, link, session):
         client._repeat(request, session)
     if not session:
         waiting = [each.wanted[0] for each in requests if each.wanted]
+        from .setup import subscribe  # not for long
+
         for name, details in client._wanted.items():
             if name not in waiting:
-                client._subscribe(_SUBACK, client.protocol.encode_subscribe, name, *details)
+                subscribe(client, name, *details)
                 requests.insert(0, requests.pop())  # before what it may answer
     client._link = link
     link.quota = client.protocol.receive_maximum

@@ -134,7 +134,7 @@ class FullClient(Client):
         if self._store and not request.chunks:
             self._store.keep(request, self.protocol.level)
 
-    def _begin(self, link, session):
+    def _begin(self, session):
         self._steady = None  # a topic alias in it would be another connection's
         if not session:
             for packet_id in list(self._session):
@@ -145,7 +145,6 @@ class FullClient(Client):
                 if not (self._taken and message is self._backlog[0]):
                     self._backlog.remove(message)
                     self._waiting -= message.size
-        super()._begin(link, session)
 
     def _repeat(self, request, session):
         if request.kind == _PUBCOMP:

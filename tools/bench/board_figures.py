@@ -202,6 +202,8 @@ def _make_image(
         source = stage.folder / f"source-{ballast_kb}"
         for name in ("firmware", "lib"):
             shutil.copytree(PROJECT / name, source / name)
+        for name in ("boot.py", "main.py"):  # whose names are not to be shortened
+            shutil.copy(PROJECT / name, source)
         ballast = random.Random(ballast_kb).randbytes(ballast_kb * 1024)
         (source / "lib/ballast.py").write_text(f"DATA = {ballast!r}\n")
     described = slot_image.Release(version, MODEL, counter, slot_image.DEFAULT_PLATFORM, _BUILT)

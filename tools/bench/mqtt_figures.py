@@ -24,7 +24,7 @@ from signet.image import mpy
 from signet.pki import authority
 from signet.project import PROJECT, TOOLCHAIN
 
-CORE = ("__init__", "deadline", "codec", "link", "connect", "client")
+CORE = ("__init__", "deadline", "codec", "link", "connect", "setup", "client")
 _MICROPYTHON = TOOLCHAIN / "micropython"
 _HEAP = "64wK"  # an ESP32's first heap segment, scaled by the size of a word
 _ROUNDS = 25
