@@ -15,7 +15,7 @@ import gc
 import machine
 from micropython import const
 
-from firmware import app, store
+from firmware import app
 from firmware.device import APP_LIMIT_S, Device
 from firmware.ondemand import unload
 from firmware.supervisor import Supervisor, TaskError
@@ -76,7 +76,7 @@ class Agent:
 
     tries = None
     recent = restarts = order = 0
-    on_trial = False
+    on_trial = is_ordered = False
 
     def __init__(self, boot, watchdog):
         from firmware.ondemand import start
@@ -101,7 +101,7 @@ class Agent:
         await self.supervisor.run()
 
     async def _online(self):
-        if store.exists(store.ORDER_PATH):
+        if self.is_ordered:
             # Before there is a session: an ESP32 has room for one TLS connection, and what
             # the update needs is here, in a fresh heap, however long the board has been up.
             from firmware.ondemand import updater

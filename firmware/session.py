@@ -11,7 +11,6 @@ import json
 from micropython import const
 
 import mtls
-from firmware import store
 from firmware.clock import host_port, now
 from firmware.ondemand import unload
 from mqtt.client import Client, Message
@@ -31,39 +30,39 @@ class Session:
     def __init__(self, agent, restarts):
         """restarts: those in a row that did not last; the first connect waits accordingly."""
         record = agent.boot.record
-        self._agent = agent
+        self.agent = agent
         self._room = asyncio.Event()  # an entry of the outbox is with the broker
-        self._broker = host_port(record["broker"])
-        self._prefix = "signet/%s/" % record["id"]
+        self.broker = host_port(record["broker"])
+        self.prefix = "signet/%s/" % record["id"]
         self.fresh = False  # the connection is, and not all is said that comes first
-        self._client = Client(
+        self.client = Client(
             self._open,
             agent.client_id,
             keepalive_s=_KEEPALIVE_S,
-            will=Message(self._prefix + "up/state", b'{"online":false}', 1, True),
+            will=Message(self.prefix + "up/state", b'{"online":false}', 1, True),
             max_packet=_MAX_PACKET,
             timeout_s=_TIMEOUT_S,
             queue=_QUEUE,
         )
-        self._client.on_change = self.on_change
-        self._client.start(max(0, restarts - _PATIENCE))
+        self.client.on_change = self.on_change
+        self.client.start(max(0, restarts - _PATIENCE))
 
     async def _open(self):
         from firmware.ondemand import link
 
-        agent = self._agent
+        agent = self.agent
         await link.setup(agent)
         del link
         unload()
-        host, port = self._broker
+        host, port = self.broker
         return await mtls.open_stream(host, port, agent.context, _HANDSHAKE_S)
 
     def on_change(self):
-        client = self._client
+        client = self.client
         self.fresh = not client.error
         if _DEBUG:
             print("signet: debug: mqtt:", client.error or "connection is up")
-        agent = self._agent
+        agent = self.agent
         agent.wake.set()
         if client.error:
             try:
@@ -80,7 +79,7 @@ class Session:
 
     async def run(self):
         """Report what is to be reported; never returns."""
-        agent = self._agent
+        agent = self.agent
         agent.supervisor.start("session", self._receive(), 0)
         while True:
             agent.wake.clear()
@@ -88,62 +87,50 @@ class Session:
                 if self.fresh:
                     await self._begin()
                 # A publish may outlast its connection: then the next one begins with the state.
-                while agent.outbox and not self._client.error and not self.fresh:
-                    await self._send()
-                if not self._client.error and self.dropped()[:2] > agent.state["dropped"]:
-                    await self._publish_state()
+                while agent.outbox and not self.client.error and not self.fresh:
+                    await self.send()
+                if not self.client.error and self.dropped()[:2] > agent.state["dropped"]:
+                    await self.publish_state()
                 if agent.restart_reason:
-                    if not self._client.error:
+                    if not self.client.error:
                         state = {"online": False, "why": agent.restart_reason}
-                        await self._publish("state", state, 1, True)
-                    await self._client.disconnect()
+                        await self.publish("state", state, 1, True)
+                    await self.client.disconnect()
                     agent.restart()
             except MQTTError as error:
                 print("signet: error: session:", error)
             await agent.wake.wait()
-            if not self._client.error:
+            if not self.client.error:
                 agent.beat()
 
     async def _begin(self):
-        """What is said and done first over each connection."""
         try:
             unload()  # what only connecting needs: memory is scarcest now
-            self._agent.clock.keep()
-            await self._client.subscribe(self._prefix + "down/#", 1)
-            await self._publish_state()
-            print("signet: connected to", self._broker[0])
-            agent = self._agent
-            if agent.on_trial:
-                # Nothing is confirmed before the operator can know of it.
-                for _ in range(len(agent.outbox)):
-                    await self._send()
-                from firmware.ondemand import trial
+            from firmware.ondemand import opening
 
-                await trial.confirm(agent)
-                del trial
-                await self._publish_state()
-            agent.tries = None
+            await opening.begin(self)
         finally:
+            opening = None
             unload()
             self.fresh = False
 
-    async def _publish_state(self):
-        state = self._agent.state
-        state["order"] = self._agent.order
+    async def publish_state(self):
+        state = self.agent.state
+        state["order"] = self.agent.order
         state["time"] = now()
         state["dropped"] = self.dropped()
-        await self._publish("state", state, 1, True)
+        await self.publish("state", state, 1, True)
 
     def dropped(self):
         """Messages that found no room: [events, those to us at QoS 0, telemetry]."""
-        events, telemetry = self._agent.dropped
-        return [events, self._client.dropped, telemetry]
+        events, telemetry = self.agent.dropped
+        return [events, self.client.dropped, telemetry]
 
-    async def _send(self):
+    async def send(self):
         """Publish the first entry of the outbox; it stays there until the broker has it."""
-        agent = self._agent
+        agent = self.agent
         entry = agent.outbox[0]
-        await self._publish(*entry)
+        await self.publish(*entry)
         if agent.outbox and agent.outbox[0] is entry:  # nobody has dropped it meanwhile
             agent.outbox.pop(0)
         self._room.set()
@@ -151,27 +138,27 @@ class Session:
 
     async def get_room(self):
         """Wait until what is in the outbox now is with the broker."""
-        agent = self._agent
+        agent = self.agent
         last = agent.outbox[-1:]
         while not agent.restart_reason and any(entry is last[0] for entry in agent.outbox):
             self._room.clear()
             await self._room.wait()
 
-    async def _publish(self, kind, message, qos, retain=False):
+    async def publish(self, kind, message, qos, retain=False):
         payload = json.dumps(message).encode()
-        await self._client.publish(self._prefix + "up/" + kind, payload, qos, retain)
+        await self.client.publish(self.prefix + "up/" + kind, payload, qos, retain)
 
     async def _receive(self):
         """The task that takes messages; each is acknowledged when its answer is with the broker.
 
         So no more are taken than are answered, and what a restart interrupts comes again.
         """
-        agent = self._agent
-        async for message in self._client:
+        agent = self.agent
+        async for message in self.client:
             while self.fresh:  # there is no memory for both at once
                 await asyncio.sleep_ms(10)
             await self.get_room()
-            kind = message.topic[len(self._prefix) :]
+            kind = message.topic[len(self.prefix) :]
             if _DEBUG:
                 print("signet: debug: %s, %d bytes" % (kind, len(message.payload)))
             at, times = agent.message
@@ -180,36 +167,17 @@ class Session:
                 if times > _BLAMED:
                     raise ValueError("given up after %d restarts" % _BLAMED)
                 agent.note(kind, times)
-                await self._handle(kind, message)
+                from firmware.ondemand import incoming
+
+                await incoming.handle(agent, kind, message.payload, self.publish)
             except MemoryError:
                 raise  # after a restart there may be room for it, and it comes again
             except Exception as error:  # the operator's to mend; it must not come again and again
                 agent.device.event("error", reason="%s: %s" % (kind, error))
             # It may be large, the next one may not come for long, and frames keep references.
+            incoming = None
             message.payload = b""
             unload()
             await self.get_room()
             agent.note()
         await asyncio.sleep(_TIMEOUT_S)  # closed, to restart
-
-    async def _handle(self, kind, message):
-        agent = self._agent
-        if kind == "down/order":
-            from firmware.ondemand import orders
-
-            order = orders.take(message.payload, agent, store, now())
-            if order:
-                agent.restart_reason = "restart to install %s" % order["version"]
-                agent.wake.set()  # `run` sends after us, so this message is acknowledged first
-        elif kind == "down/console":
-            from firmware.ondemand import service
-
-            await service.take(message.payload, agent, now(), self._publish)
-        elif kind == "down/config":
-            from firmware.ondemand import control
-
-            control.configure(agent.device, message.payload)
-        elif kind == "down/command":
-            from firmware.ondemand import control
-
-            await control.command(agent.device, message.payload)

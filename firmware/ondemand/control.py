@@ -8,7 +8,7 @@ import json
 
 from micropython import const
 
-from firmware import store
+from firmware.ondemand import store
 
 _CONFIG_PATH = const("/config.json")
 _CONFIG_LIMIT = const(1024)

@@ -12,7 +12,7 @@ import binascii
 
 from micropython import const
 
-from firmware.store import DONE_PATH, ORDER_PATH
+from firmware.ondemand.store import DONE_PATH, ORDER_PATH
 from trust import TrustError, block_count
 
 BLOCK_LEN = const(4096)

@@ -6,9 +6,8 @@ import json
 import network
 from micropython import const
 
-from firmware import store
 from firmware.clock import host_port
-from firmware.ondemand import sntp
+from firmware.ondemand import sntp, store
 
 _PATH = const("/settings.json")
 _LIMIT = const(1024)
@@ -19,7 +18,7 @@ async def setup(agent):
     """Join the network, if need be, and set the clock; OSError if there is no network."""
     record = agent.boot.record
     await join(record["id"])
-    await sntp.set_clock(agent.clock.floor, *host_port(record["ntp"]))
+    await sntp.set_clock(agent.clock_floor, *host_port(record["ntp"]))
 
 
 async def join(hostname):

@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from micropython import const
 
-from firmware.store import ORDER_PATH
+from firmware.ondemand.store import ORDER_PATH
 from trust import TrustError, block_count, signature
 
 _BLOCK_LEN = const(4096)

@@ -2,8 +2,8 @@
 
 from micropython import const
 
-from firmware.clock import Clock
-from firmware.ondemand import control, unload
+from firmware.ondemand import control, store, unload
+from firmware.ondemand.timekeeping import Clock
 
 _HEAP_KB = const(16)  # to reserve, unless the provisioning record or the image says otherwise
 
@@ -17,7 +17,8 @@ def prepare(agent):
     boot.heap = reserve.reserve(max(boot.record.get("heap_kb", _HEAP_KB), boot.heap))
     del reserve
     unload()
-    agent.clock = Clock(boot.clock_floor)
+    agent.clock_floor = Clock(boot.clock_floor).floor
+    agent.is_ordered = store.exists(store.ORDER_PATH)
     from firmware.ondemand import credentials
 
     agent.context, agent.client_id = credentials.load(boot.identity)
@@ -29,7 +30,7 @@ def prepare(agent):
     unload()
     # For their names only, which stay in memory: beside a connection these would come to lie in a
     # segment that is not meant for them, and keep it from the network for good.
-    for name in ("orders", "service", "trial"):
+    for name in ("orders", "service", "opening", "incoming"):
         __import__("firmware.ondemand." + name)
     unload()
     control.load_config(agent.device)

@@ -10,9 +10,8 @@ import json
 from micropython import const
 
 import mtls
-from firmware import store
 from firmware.clock import host_port, now
-from firmware.ondemand import install, link, orders, unload
+from firmware.ondemand import install, link, orders, store, timekeeping, unload
 from firmware.ondemand.download import Download, ServerError
 from firmware.ondemand.install import BLOCK_LEN
 from trust import TrustError
@@ -113,7 +112,7 @@ async def _fetch(task, order, agent):
 async def _attempt(task, order, agent):
     host, port = host_port(agent.boot.record["images"])
     stream = await mtls.open_stream(host, port, agent.context, _TIMEOUT_S)
-    agent.clock.keep()
+    timekeeping.Clock(agent.clock_floor).keep()
     download = Download(stream, host, order["path"], order["size"])
     try:
         block = bytearray(BLOCK_LEN)

@@ -319,7 +319,7 @@ def test_every_power_cut_of_a_scenario(tmp_path: Path) -> None:
 
 
 def test_a_file_written_in_place_is_what_it_was_or_what_it_is(tmp_path: Path) -> None:
-    """What firmware/store.py's `note` counts on: littlefs empties no file that it is to replace."""
+    """What `note` of firmware/ondemand/store.py counts on: littlefs empties no file meanwhile."""
     main = (
         "try: print('found', open('value').read()[:3])\n"
         "except OSError: print('found none')\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 SCRIPT = """
 import sys
-import trust.boot, trust.image, mqtt.client, mqtt.connect, firmware.store
+import trust.boot, trust.image, mqtt.client, mqtt.connect, firmware.clock
 import firmware.ondemand.install, firmware.ondemand.newcomer
 from firmware.ondemand import unload
 
@@ -30,7 +30,7 @@ def test_unload_needs_no_list(micropython: Path, repo: Path, tmp_path: Path) -> 
         [micropython, script], env=environment, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert said == [
-        "['firmware', 'firmware.ondemand', 'firmware.store', 'mqtt', 'mqtt.client', 'mqtt.codec',"
+        "['firmware', 'firmware.clock', 'firmware.ondemand', 'mqtt', 'mqtt.client', 'mqtt.codec',"
         " 'mqtt.link', 'trust']",
         "[]",
         "False False",

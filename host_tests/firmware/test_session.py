@@ -56,7 +56,7 @@ class Agent:
         self.confirmed = False
         self.boot = SimpleNamespace(record={"id": "dev-0001", "broker": "localhost:1"})
         self.client_id = "dev-0001-0"
-        self.clock = SimpleNamespace(keep=lambda: None)
+        self.clock_floor = 0
         self.supervisor = self.device = self
         self.outbox: list[tuple[str, Any, int]] = []
         self.dropped = [0, 0]
@@ -68,6 +68,7 @@ class Agent:
         self.message = ("", 0)
         self.noted: list[tuple[Any, ...]] = []
         self.tasks: list[asyncio.Task[Any]] = []
+        self.handle: Callable[[str], Awaitable[None]] | None = None
 
     def start(self, name: str, coroutine: Any, limit_s: int) -> None:
         self.tasks.append(asyncio.create_task(coroutine))
@@ -101,9 +102,16 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(sys.modules, "mqtt.client", client)
         monkeypatch.setitem(sys.modules, "mtls", ModuleType("mtls"))
         monkeypatch.setattr(client, "Message", lambda *_: None)
-        trial = ModuleType("firmware.ondemand.trial")
-        trial.confirm = confirm  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "firmware.ondemand.trial", trial)
+        keeper = SimpleNamespace(keep=lambda: None)
+        on_demand = {
+            "trial": ("confirm", confirm),
+            "timekeeping": ("Clock", lambda _: keeper),
+            "incoming": ("handle", lambda agent, kind, payload, publish: agent.handle(kind)),
+        }
+        for name, (attribute, value) in on_demand.items():
+            part = ModuleType("firmware.ondemand." + name)
+            setattr(part, attribute, value)
+            monkeypatch.setitem(sys.modules, part.__name__, part)
         module = load("session")
         # Nothing here waits for a time.
         played = SimpleNamespace(
@@ -119,7 +127,7 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             session.fresh = True
             agent.start("online", session.run(), 0)
             try:
-                await test(session, agent, session._client)
+                await test(session, agent, session.client)
             finally:
                 for task in agent.tasks:
                     task.cancel()
@@ -162,11 +170,11 @@ def test_a_message_is_acknowledged_when_its_answer_is_with_the_broker(
     async def test(session: Any, agent: Agent, client: Client) -> None:
         handled: list[str] = []
 
-        async def answer(kind: str, message: Any) -> None:
+        async def answer(kind: str) -> None:
             handled.append(kind)
             agent.event(f"answer {len(handled)}")
 
-        session._handle = answer
+        agent.handle = answer
         await turns()
         client.answer()  # the state
         agent.event("before")
@@ -196,10 +204,10 @@ def test_a_message_at_which_the_board_restarted_again_and_again(
         agent.message = ("down/order", times)
         seen: list[str] = []
 
-        async def take(kind: str, message: Any) -> None:
+        async def take(kind: str) -> None:
             seen.append(kind)
 
-        session._handle = take
+        agent.handle = take
         await turns()
         client.answer()
         for kind in ("order", "order"):

@@ -1,4 +1,4 @@
-"""firmware.store under CPython: files that survive a power cut."""
+"""firmware.ondemand.store under CPython: files that survive a power cut."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from host_tests.played import Load
 
 
 def test_store_round_trip(load: Load, tmp_path: Path) -> None:
-    store = load("store")
+    store = load("ondemand.store")
     path = str(tmp_path / "file")
     assert store.load(path, 100) is None
     assert not store.exists(path)
@@ -29,7 +29,7 @@ def test_store_round_trip(load: Load, tmp_path: Path) -> None:
 
 
 def test_store_does_not_read_more_than_it_may(load: Load, tmp_path: Path) -> None:
-    store = load("store")
+    store = load("ondemand.store")
     path = str(tmp_path / "file")
     store.save(path, b"x" * 101)
     assert store.load(path, 100) is None
@@ -38,7 +38,7 @@ def test_store_does_not_read_more_than_it_may(load: Load, tmp_path: Path) -> Non
 
 
 def test_store_overwrites_what_a_power_cut_left(load: Load, tmp_path: Path) -> None:
-    store = load("store")
+    store = load("ondemand.store")
     path = tmp_path / "file"
     path.write_bytes(b"old")
     (tmp_path / "file.new").write_bytes(b"x" * 1000)
@@ -49,7 +49,7 @@ def test_store_overwrites_what_a_power_cut_left(load: Load, tmp_path: Path) -> N
 
 
 def test_store_that_fails_leaves_the_old_file(load: Load, tmp_path: Path) -> None:
-    store = load("store")
+    store = load("ondemand.store")
     path = tmp_path / "file"
     path.write_bytes(b"old")
 

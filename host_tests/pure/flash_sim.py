@@ -149,7 +149,7 @@ def program(packed, data, offset=0):
 
 
 class FileSim:
-    """The module `firmware.store`, over a dict `content` of path to bytes."""
+    """The module `firmware.ondemand.store`, over a dict `content` of path to bytes."""
 
     def __init__(self, before=None):
         self.content = {}

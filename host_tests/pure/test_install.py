@@ -17,7 +17,7 @@ from installing import (
 
 from firmware.ondemand import install, orders
 from firmware.ondemand.install import Install
-from firmware.store import ORDER_PATH
+from firmware.ondemand.store import ORDER_PATH
 from trust import TrustError
 from trust.image import ImageError
 from trust.signature import SignatureError

@@ -15,7 +15,7 @@ from installing import (
 )
 
 from firmware.ondemand.install import Install
-from firmware.store import DONE_PATH, ORDER_PATH
+from firmware.ondemand.store import DONE_PATH, ORDER_PATH
 from trust import TrustError
 from trust.state import BAD, EMPTY, TRIES, TRYING
 

@@ -26,7 +26,7 @@ class Agent:
     def __init__(self, boot):
         self.boot = boot
         self.device = Nothing(uptime_s=lambda: 5)
-        self.clock = Nothing(floor=0, keep=lambda: self.kept.append(1))
+        self.clock_floor = 0
         self.kept = []
         self.reports = []
         self.beats = []
@@ -71,6 +71,8 @@ def main(repo, folder, port, order_name, restarts, lack):
     updater.mtls = Nothing(open_stream=open_stream)
     link.setup = done
     agent = Agent(board.boot()[0])
+    keeper = Nothing(keep=lambda: agent.kept.append(1))
+    updater.timekeeping = Nothing(Clock=lambda floor: keeper)
     agent.boot.record["images"] = "127.0.0.1:" + port
     orders.accept(slots.order(order_name), agent.boot, board.files, slots.NOW)
     before = board.snapshot()

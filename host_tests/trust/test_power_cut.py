@@ -19,8 +19,7 @@ import slots
 from board_sim import BoardSim
 from flash_sim import SECTOR, FileSim, FlashSim, pack
 
-from firmware import store
-from firmware.ondemand import install, orders
+from firmware.ondemand import install, orders, store
 from trust import TrustError
 from trust.boot import select
 from trust.state import BAD, CONFIRMED, STAGED, TRIES, TRYING, BootState

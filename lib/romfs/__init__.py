@@ -38,7 +38,9 @@ class Archive:
         self.length = length
         self._window = bytearray(_WINDOW_LEN)
         self._first = self._have = 0  # what of the archive is in the window
-        if any(self._byte(at) != _MAGIC[at] for at in range(3)):
+        magic = bytearray(3)
+        self.read(0, magic)
+        if magic != _MAGIC:
             raise OSError(_EIO)
         size, self._root = self.number(3, length)
         self._end = self._root + size
@@ -96,11 +98,12 @@ class Archive:
                     at = first + size
                     if at > last:
                         raise OSError(_EIO)
-                    if size == len(name) and all(
-                        self._byte(first + i) == name[i] for i in range(size)
-                    ):
-                        end = last
-                        break
+                    if size == len(name):
+                        found = bytearray(size)
+                        self.read(first, found)
+                        if found == name:
+                            end = last
+                            break
             else:
                 raise OSError(_ENOENT)
         return kind, at, end
@@ -132,23 +135,20 @@ class Archive:
         """The number at `at`, and what follows it, which is not past `end`."""
         value = 0
         while at < end and value <= self.length:
-            byte = self._byte(at)
+            offset = at - self._first
+            if not 0 <= offset < self._have:
+                self._have = 0  # nothing, if it cannot be read
+                count = min(_WINDOW_LEN, self.length - at)
+                self.read(at, memoryview(self._window)[: max(count, 0)])
+                self._first = at
+                self._have = count
+                offset = 0
+            byte = self._window[offset]
             at += 1
             value = value << 7 | byte & 127
             if byte < 128:
                 return value, at
         raise OSError(_EIO)
-
-    def _byte(self, at):
-        offset = at - self._first
-        if not 0 <= offset < self._have:
-            self._have = 0  # nothing, if it cannot be read
-            count = min(_WINDOW_LEN, self.length - at)
-            self.read(at, memoryview(self._window)[:count] if count > 0 else b"")
-            self._first = at
-            self._have = count
-            offset = 0
-        return self._window[offset]
 
     def read(self, at, buf):
         """Fill `buf`, at least one byte, with what is at `at`."""

@@ -1,0 +1,29 @@
+"""What has come for the board: an order, a service token, configuration, a command."""
+
+from firmware.clock import now
+
+
+async def handle(agent, kind, payload, publish):
+    """Do what a message of this kind asks for; whoever called us calls `unload`.
+
+    publish: coroutine function (kind, message, QoS) that returns when the broker has the message.
+    """
+    if kind == "down/order":
+        from firmware.ondemand import orders, store
+
+        order = orders.take(payload, agent, store, now())
+        if order:
+            agent.restart_reason = "restart to install %s" % order["version"]
+            agent.wake.set()  # the session sends after us, so this message is acknowledged first
+    elif kind == "down/console":
+        from firmware.ondemand import service
+
+        await service.take(payload, agent, now(), publish)
+    elif kind == "down/config":
+        from firmware.ondemand import control
+
+        control.configure(agent.device, payload)
+    elif kind == "down/command":
+        from firmware.ondemand import control
+
+        await control.command(agent.device, payload)

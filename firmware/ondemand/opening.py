@@ -1,0 +1,23 @@
+"""What is said and done first over each connection."""
+
+from firmware.ondemand import timekeeping, unload
+
+
+async def begin(session):
+    """Subscribe, say what we are, and have a trial confirmed; whoever called us calls `unload`."""
+    agent = session.agent
+    timekeeping.Clock(agent.clock_floor).keep()
+    await session.client.subscribe(session.prefix + "down/#", 1)
+    await session.publish_state()
+    print("signet: connected to", session.broker[0])
+    if agent.on_trial:
+        # Nothing is confirmed before the operator can know of it.
+        for _ in range(len(agent.outbox)):
+            await session.send()
+        from firmware.ondemand import trial
+
+        await trial.confirm(agent)
+        del trial
+        unload()
+        await session.publish_state()
+    agent.tries = None
