@@ -167,8 +167,6 @@ class Agent:
         self.supervisor.beat("online", ahead_s)
 
     def restart(self):
-        print("signet:", self.restart_reason)
-        # Alone, "console" tells stage 1 to open it: every other text follows a number.
-        number = b"" if self.restart_reason == "console" else b"0 "
-        machine.RTC().memory(number + self.restart_reason.encode())
-        machine.reset()
+        from firmware.ondemand import ending
+
+        ending.restart(self)

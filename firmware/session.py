@@ -11,7 +11,6 @@ import json
 from micropython import const
 
 import mtls
-from firmware.clock import host_port, now
 from firmware.ondemand import unload
 from mqtt.client import Client, Message
 from mqtt.codec import MQTTError
@@ -32,7 +31,6 @@ class Session:
         record = agent.boot.record
         self.agent = agent
         self._room = asyncio.Event()  # an entry of the outbox is with the broker
-        self.broker = host_port(record["broker"])
         self.prefix = "signet/%s/" % record["id"]
         self.fresh = False  # the connection is, and not all is said that comes first
         self.client = Client(
@@ -51,10 +49,9 @@ class Session:
         from firmware.ondemand import link
 
         agent = self.agent
-        await link.setup(agent)
+        host, port = await link.setup(agent)
         del link
         unload()
-        host, port = self.broker
         return await mtls.open_stream(host, port, agent.context, _HANDSHAKE_S)
 
     def on_change(self):
@@ -90,7 +87,11 @@ class Session:
                 while agent.outbox and not self.client.error and not self.fresh:
                     await self.send()
                 if not self.client.error and self.dropped()[:2] > agent.state["dropped"]:
-                    await self.publish_state()
+                    from firmware.ondemand import opening
+
+                    await opening.publish_state(self)
+                    opening = None
+                    unload()
                 if agent.restart_reason:
                     if not self.client.error:
                         state = {"online": False, "why": agent.restart_reason}
@@ -113,13 +114,6 @@ class Session:
             opening = None
             unload()
             self.fresh = False
-
-    async def publish_state(self):
-        state = self.agent.state
-        state["order"] = self.agent.order
-        state["time"] = now()
-        state["dropped"] = self.dropped()
-        await self.publish("state", state, 1, True)
 
     def dropped(self):
         """Messages that found no room: [events, those to us at QoS 0, telemetry]."""

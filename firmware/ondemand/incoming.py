@@ -1,6 +1,6 @@
 """What has come for the board: an order, a service token, configuration, a command."""
 
-from firmware.clock import now
+from firmware.ondemand.timekeeping import now
 
 
 async def handle(agent, kind, payload, publish):

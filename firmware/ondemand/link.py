@@ -6,7 +6,6 @@ import json
 import network
 from micropython import const
 
-from firmware.clock import host_port
 from firmware.ondemand import sntp, store
 
 _PATH = const("/settings.json")
@@ -15,10 +14,14 @@ _TIMEOUT_S = const(30)
 
 
 async def setup(agent):
-    """Join the network, if need be, and set the clock; OSError if there is no network."""
+    """Join the network, if need be, and set the clock; OSError if there is no network.
+
+    Returns ("host", port) of the broker.
+    """
     record = agent.boot.record
     await join(record["id"])
     await sntp.set_clock(agent.clock_floor, *host_port(record["ntp"]))
+    return host_port(record["broker"])
 
 
 async def join(hostname):
@@ -41,3 +44,9 @@ async def join(hostname):
         if wlan.isconnected():
             return
     raise OSError("Wi-Fi %r: status %s after %d s" % (ssid, wlan.status(), _TIMEOUT_S))
+
+
+def host_port(text):
+    """("host", port) of "host:port"."""
+    host, _, port = text.rpartition(":")
+    return host, int(port)

@@ -8,8 +8,8 @@ async def begin(session):
     agent = session.agent
     timekeeping.Clock(agent.clock_floor).keep()
     await session.client.subscribe(session.prefix + "down/#", 1)
-    await session.publish_state()
-    print("signet: connected to", session.broker[0])
+    await publish_state(session)
+    print("signet: connected to", agent.boot.record["broker"].rpartition(":")[0])
     if agent.on_trial:
         # Nothing is confirmed before the operator can know of it.
         for _ in range(len(agent.outbox)):
@@ -19,5 +19,14 @@ async def begin(session):
         await trial.confirm(agent)
         del trial
         unload()
-        await session.publish_state()
+        await publish_state(session)
     agent.tries = None
+
+
+async def publish_state(session):
+    agent = session.agent
+    state = agent.state
+    state["order"] = agent.order
+    state["time"] = timekeeping.now()
+    state["dropped"] = session.dropped()
+    await session.publish("state", state, 1, True)

@@ -8,8 +8,7 @@ import time
 
 from micropython import const
 
-from firmware.clock import EPOCH
-from firmware.ondemand.timekeeping import set_time
+from firmware.ondemand.timekeeping import EPOCH, set_time
 
 _NTP_EPOCH = const(2208988800)  # 1900 to 1970
 _TIMEOUT_MS = const(2000)

@@ -10,10 +10,10 @@ import json
 from micropython import const
 
 import mtls
-from firmware.clock import host_port, now
 from firmware.ondemand import install, link, orders, store, timekeeping, unload
 from firmware.ondemand.download import Download, ServerError
 from firmware.ondemand.install import BLOCK_LEN
+from firmware.ondemand.timekeeping import now
 from trust import TrustError
 
 _DEBUG = const(False)
@@ -110,7 +110,7 @@ async def _fetch(task, order, agent):
 
 
 async def _attempt(task, order, agent):
-    host, port = host_port(agent.boot.record["images"])
+    host, port = link.host_port(agent.boot.record["images"])
     stream = await mtls.open_stream(host, port, agent.context, _TIMEOUT_S)
     timekeeping.Clock(agent.clock_floor).keep()
     download = Download(stream, host, order["path"], order["size"])

@@ -46,7 +46,6 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
 
 
 def load_clock(load: Load) -> ModuleType:
-    load("clock")
     module: ModuleType = load("ondemand.timekeeping")
     return module
 
@@ -75,7 +74,6 @@ def test_clock_of_a_port_that_counts_from_2000(
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "machine", machine)
     monkeypatch.setattr(clock, "time", ticks)
-    monkeypatch.setattr(sys.modules["firmware.clock"], "time", ticks)
     monkeypatch.setattr(ticks, "gmtime", lambda seconds: tuple(time.gmtime(seconds + epoch))[:8])
     assert epoch == clock.EPOCH
     ticks.unix_s = 0

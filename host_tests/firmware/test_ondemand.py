@@ -7,7 +7,7 @@ from pathlib import Path
 
 SCRIPT = """
 import sys
-import trust.boot, trust.image, mqtt.client, mqtt.connect, firmware.clock
+import trust.boot, trust.image, mqtt.client, mqtt.connect, firmware.supervisor
 import firmware.ondemand.install, firmware.ondemand.newcomer
 from firmware.ondemand import unload
 
@@ -30,8 +30,8 @@ def test_unload_needs_no_list(micropython: Path, repo: Path, tmp_path: Path) -> 
         [micropython, script], env=environment, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert said == [
-        "['firmware', 'firmware.clock', 'firmware.ondemand', 'mqtt', 'mqtt.client', 'mqtt.codec',"
-        " 'mqtt.link', 'trust']",
+        "['firmware', 'firmware.ondemand', 'firmware.supervisor', 'mqtt', 'mqtt.client',"
+        " 'mqtt.codec', 'mqtt.link', 'trust']",
         "[]",
         "False False",
         "4096",

@@ -103,14 +103,14 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(sys.modules, "mtls", ModuleType("mtls"))
         monkeypatch.setattr(client, "Message", lambda *_: None)
         keeper = SimpleNamespace(keep=lambda: None)
-        on_demand = {
-            "trial": ("confirm", confirm),
-            "timekeeping": ("Clock", lambda _: keeper),
-            "incoming": ("handle", lambda agent, kind, payload, publish: agent.handle(kind)),
+        on_demand: dict[str, dict[str, Any]] = {
+            "trial": {"confirm": confirm},
+            "timekeeping": {"Clock": lambda _: keeper, "now": lambda: 1},
+            "incoming": {"handle": lambda agent, kind, payload, publish: agent.handle(kind)},
         }
-        for name, (attribute, value) in on_demand.items():
+        for name, attributes in on_demand.items():
             part = ModuleType("firmware.ondemand." + name)
-            setattr(part, attribute, value)
+            vars(part).update(attributes)
             monkeypatch.setitem(sys.modules, part.__name__, part)
         module = load("session")
         # Nothing here waits for a time.
@@ -119,7 +119,6 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         )
         monkeypatch.setattr(module, "asyncio", played)
         monkeypatch.setattr(module, "unload", lambda: None)
-        monkeypatch.setattr(module, "now", lambda: 1)
 
         async def main() -> None:
             agent = Agent(on_trial)

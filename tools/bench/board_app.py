@@ -108,8 +108,8 @@ async def _download_real(order, agent):
 
 async def _download_bare(order, agent):
     import mtls
-    from firmware.clock import host_port
     from firmware.ondemand.install import BLOCK_LEN
+    from firmware.ondemand.link import host_port
 
     host, port = host_port(agent.boot.record["images"])
     reader, writer = await mtls.open_stream(host, port, agent.context)
