@@ -28,11 +28,6 @@ def prepare(agent):
     agent.order = state.order
     del state
     unload()
-    # For their names only, which stay in memory: beside a connection these would come to lie in a
-    # segment that is not meant for them, and keep it from the network for good.
-    for name in ("orders", "service", "opening", "incoming"):
-        __import__("firmware.ondemand." + name)
-    unload()
     control.load_config(agent.device)
     from firmware.ondemand import report
 

@@ -31,13 +31,15 @@ _EROFS = const(30)
 class Archive:
     """What `vfs.mount` needs, over a part of a block device whose `readblocks` takes an offset."""
 
+    _window = bytearray(_WINDOW_LEN)  # one for all archives: `_in_it` is whose, and from where on
+    _in_it = object()
+    _first = _have = 0
+
     def __init__(self, device, start, length):
         """start, length: of the archive and its fill, in bytes; OSError if there is none."""
         self.device = device
         self.start = start
         self.length = length
-        self._window = bytearray(_WINDOW_LEN)
-        self._first = self._have = 0  # what of the archive is in the window
         magic = bytearray(3)
         self.read(0, magic)
         if magic != _MAGIC:
@@ -136,10 +138,11 @@ class Archive:
         value = 0
         while at < end and value <= self.length:
             offset = at - self._first
-            if not 0 <= offset < self._have:
-                self._have = 0  # nothing, if it cannot be read
+            if Archive._in_it is not self or not 0 <= offset < self._have:
+                Archive._in_it = ()  # if it cannot be read
                 count = min(_WINDOW_LEN, self.length - at)
                 self.read(at, memoryview(self._window)[: max(count, 0)])
+                Archive._in_it = self
                 self._first = at
                 self._have = count
                 offset = 0
