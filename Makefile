@@ -13,6 +13,9 @@ PIP := .venv/bin/pip -qq --disable-pip-version-check
 DEVICE ?= build/demo/device
 FLASH ?= build/flash.bin
 need = $(if $($(1)),,$(error $(1)=… is missing: $(2)))
+_host = $(if $(HOST), --keep --host $(HOST))
+_wifi = $(if $(WIFI), --wifi '$(WIFI)')
+_bind = $(if $(BIND), --bind $(BIND))
 _port = $(call need,PORT,a serial port such as /dev/ttyUSB0)
 
 help: ## list the targets
@@ -21,8 +24,7 @@ help: ## list the targets
 setup: .venv/stamp .toolchain/stamp ## install .venv (Python packages) and .toolchain (MicroPython, mosquitto)
 
 demo: setup ## show the main job: provision, connect, update, refuse, roll back; HOST=… WIFI=… BIND=…
-	PYTHONPATH=tools $(BIN)/python -m demo $(if $(HOST),--keep --host $(HOST)) $(if $(WIFI),--wifi '$(WIFI)') \
-	  $(if $(BIND),--bind $(BIND))
+	PYTHONPATH=tools $(BIN)/python -m demo$(_host)$(_wifi)$(_bind)
 
 flash: setup ## write a device to an ESP32 and compare: PORT=… MICROPYTHON_BIN=… [DEVICE=folder]
 	$(_port)$(call need,MICROPYTHON_BIN,a published ESP32_GENERIC-OTA-….bin)

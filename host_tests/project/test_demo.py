@@ -94,6 +94,7 @@ def test_the_demo_holds(tmp_path):
     rows = [line for line in stdout.splitlines() if line.startswith("  ✓   ")]
     assert len(rows) == 7 + 8, stdout
     assert "\x1b" not in stdout  # no colours in a file
+    assert "signet: memory: " not in stdout  # nor what a program reads
     too_long = [line for line in stdout.splitlines() if len(line) > 80]
     assert [line for line in too_long if str(tmp_path) not in line] == []
     keys, places = keys_and_places(folder)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from demo.transcript import NotHeldError, Transcript
 from signet import files, locks
+from signet.board.measure import drive
 from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
 from signet.fleet.serving import LOOPBACK, Fleet, free_port
@@ -38,6 +39,7 @@ OTHER_DEVICE = "dev-0002"  # with --host: for a real board or an emulator
 MODEL = "signet-demo"
 ORDER_S = 600
 WAIT_S = 60  # for any one thing; most take less than a second
+_FOR_PROGRAMS = ("Traceback", "  File", drive.MEMORY)  # lines of a console, not of a transcript
 _MARKER = ".signet-demo"  # only a folder that a demo made is ever wiped
 
 Report = dict[str, Any]
@@ -243,7 +245,7 @@ class Stage:
 
     def _show_console(self, stamped: str) -> None:
         stamp, _, line = stamped.partition(" ")
-        if self._shows_console and not line.startswith(("Traceback", "  File")):
+        if self._shows_console and not line.startswith(_FOR_PROGRAMS):
             self.show.said(f"{stamp[11:19]} | {line}")
 
 

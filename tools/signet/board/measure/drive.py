@@ -15,8 +15,8 @@ from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.release import publishing
 from trust.image import BLOCK_LEN, Descriptor
 
+MEMORY = "signet: memory: "  # so a line of a console begins that has figures as JSON
 _CONNECTED = "signet: connected to "
-_MEMORY = "signet: memory: "
 _POLL_S = 0.05
 _TAIL_LEN = 8
 _ENDS = ("refused", "failed", "rolled-back")
@@ -117,8 +117,8 @@ class Drive:
         self._wait_for_update("accepted", end)
         self._done({})
         self._begin("download", anew=False)
-        line = self._wait_for_line(_MEMORY)
-        self._done(self._figures(json.loads(line.removeprefix(_MEMORY))))
+        line = self._wait_for_line(MEMORY)
+        self._done(self._figures(json.loads(line.removeprefix(MEMORY))))
         self._begin(end, anew=False)
         self._wait_for_update(end, end)
         row = self._done({})
