@@ -11,7 +11,9 @@ from host_tests.esp_images import make_micropython
 from host_tests.tool_helpers import REPO, mode, snapshot
 from signet.board import emulator, real_flash
 from signet.board.measure import figures
+from signet.board.measure.drive import Plan
 from signet.board.measure.figures import Memory, Row, Run
+from signet.board.measure.run import measure
 from signet.device import flash_file
 from signet.device.settings import Settings
 from signet.errors import SignetError
@@ -83,6 +85,16 @@ def test_a_virtual_board_through_all_steps(signet, keys, folder, tmp_path):
     assert run["board"] == "dev-0001 (signet-measure), 1.0.0, a virtual board"
     assert snapshot(folder / "board") == before
     assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_an_application_says_what_is_live(keys, folder, tmp_path):
+    """Less than with what the answer to `memory` takes."""
+    run = measure(folder / "board", Plan(keys, restarts=0, telemetry=True), tmp_path)
+    assert run.failure is None
+    assert [row.step for row in run.rows] == ["connect", "command", "telemetry"]
+    command, telemetry = run.rows[1:]
+    assert telemetry.memory.keys() == {"live"}
+    assert 20_000 < telemetry.memory["live"] < command.memory["live"]
 
 
 def test_a_step_that_does_not_hold(signet, keys, folder):

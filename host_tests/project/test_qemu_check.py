@@ -11,7 +11,8 @@ from bench.application import Size
 from host_tests.tool_helpers import REPO
 from signet.board.measure.figures import Row, Run
 from signet.errors import SignetError
-from signet.image import mpy
+from signet.image import mpy, slot_image
+from signet.image.manifest import Manifest, read_manifest
 
 
 def run(*args: str, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -50,10 +51,30 @@ def test_an_application_has_the_size_that_was_asked_for(tmp_path, size):
 
 def test_sizes_are_read():
     assert application.parse_size("data=16,mpy=6") == Size(16, 6)
+    assert application.parse_size("data=16,mpy=6,reserve=32") == Size(16, 6, 32)
     assert str(Size(16, 6)) == "16 KB of data and 6 KB of .mpy"
-    for text in ("", "data=16", "mpy=6,data=16", "data=-1,mpy=6", "data=16,mpy=6,x=1"):
+    for text in ("", "data=16", "mpy=6,data=16", "data=-1,mpy=6", "data=16,mpy=6,x=1", "data=16,mpy=6,reserve="):
         with pytest.raises(SignetError, match="expected the form"):
             application.parse_size(text)
+
+
+def test_an_application_says_what_it_needs_and_the_build_checks_it(tmp_path, monkeypatch):
+    small, chosen, large = (tmp_path / name for name in ("small", "chosen", "large"))
+    for folder in (small, chosen, large):
+        folder.mkdir()
+    application.write(Size(2, 1), small)
+    assert read_manifest(small / "signet.toml") == Manifest(16, 2)
+    application.write(Size(2, 1, 20), chosen)
+    assert read_manifest(chosen / "signet.toml") == Manifest(20, 2)
+    application.write(Size(90, 1), large)
+    assert read_manifest(large / "signet.toml") == Manifest(48, 90)
+    monkeypatch.chdir(REPO)
+    (tmp_path / "pki").mkdir()
+    bench = qemu_check.Bench(tmp_path / "pki", Size(2, 1, 20), "wifi")
+    for path in (bench.first, bench.update, bench.bad):
+        assert slot_image.inspect_image(path.read_bytes()).descriptor.heap == 20
+    with pytest.raises(SignetError, match="image build: .* which does not fit"):
+        qemu_check.Bench(large, Size(90, 1), "wifi")
 
 
 def test_a_verdict_says_what_is_wrong():

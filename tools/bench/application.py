@@ -10,10 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from signet import files
 from signet.errors import SignetError
-from signet.image import mpy
+from signet.image import budget, manifest, mpy, slot_image
+from signet.project import PROJECT
 
-_FORM = re.compile(r"data=(\d{1,3}),mpy=(\d{1,3})")
+_FORM = re.compile(r"data=(\d{1,3}),mpy=(\d{1,3})(?:,reserve=(\d{1,2}))?")
+_MANIFEST = "[heap]\nreserve_kb = {reserve_kb}\ndata_kb = {data_kb}\n"
 _KB = 1024
 _MAIN = '''\
 """An application that holds {data_kb} KB of data, and code that is loaded and never runs."""
@@ -63,28 +66,49 @@ _VERBS = ("open", "close", "measure", "switch", "filter", "adjust")
 
 
 class Size(NamedTuple):
-    """KB of data held, and of .mpy."""
+    """KB of data held, and of .mpy. reserve_kb: for its manifest; None: the least that fits."""
 
     data_kb: int
     mpy_kb: int
+    reserve_kb: int | None = None
 
     def __str__(self) -> str:
         return f"{self.data_kb} KB of data and {self.mpy_kb} KB of .mpy"
 
 
 def parse_size(text: str) -> Size:
-    """The size in "data=16,mpy=6"."""
+    """The size in "data=16,mpy=6" or "data=16,mpy=6,reserve=32"."""
     match = _FORM.fullmatch(text)
     if not match:
-        raise SignetError(f"application {text!r}, expected the form data=16,mpy=6 (KB)")
-    return Size(*map(int, match.groups()))
+        raise SignetError(
+            f"application {text!r}, expected the form data=16,mpy=6 or "
+            "data=16,mpy=6,reserve=32 (KB)"
+        )
+    data_kb, mpy_kb, reserve_kb = match.groups()
+    return Size(int(data_kb), int(mpy_kb), None if reserve_kb is None else int(reserve_kb))
+
+
+def write(size: Size, folder: Path) -> Path:
+    """Put the application into a folder, with a manifest that says what it needs."""
+    app = folder / "app.py"
+    files.replace_file(app, make_source(size).encode())
+    reserve_kb = size.reserve_kb
+    if reserve_kb is None:
+        # Any release: its names are short, as in the one that will be built.
+        release = slot_image.Release("0", "any", 0, slot_image.DEFAULT_PLATFORM, 0)
+        compiled = slot_image.build(release, PROJECT, app).files
+        sources = slot_image.slot_sources(PROJECT, app)
+        cost = budget.application_cost(sources, compiled, size.data_kb)
+        # If nothing fits, the build says by how much.
+        reserve_kb = budget.least_reserve_kb(cost, slot_image.DEFAULT_PLATFORM)
+        reserve_kb = reserve_kb or manifest.MOST_RESERVE_KB
+    text = _MANIFEST.format(reserve_kb=reserve_kb, data_kb=size.data_kb)
+    files.replace_file(folder / manifest.NAME, text.encode())
+    return app
 
 
 def make_source(size: Size) -> str:
-    """The application, whose .mpy is the size or less than one part of it larger.
-
-    What an application says about itself to the build would be said here, too.
-    """
+    """The application, whose .mpy is the size or less than one part of it larger."""
     draw = random.Random(9)
     source = _MAIN.format(data_kb=size.data_kb)
     number = 0

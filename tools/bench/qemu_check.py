@@ -8,6 +8,7 @@ docs/measured.json is what was last kept of it.
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -47,10 +48,7 @@ class Bench:
         self._wifi = Wifi(wifi)
         self._built = int(time.time())
         authority.init_pki(self.pki, [emulator.HOST, "localhost", LOOPBACK])
-        app = None
-        if size:
-            app = folder / "app.py"
-            app.write_text(application.make_source(size))
+        app = application.write(size, folder) if size else None
         crashes = folder / "crashes.py"
         crashes.write_text(_CRASHES)
         self.first = self._make_image("1.0.0", 1, app)
@@ -58,12 +56,21 @@ class Bench:
         self.bad = self._make_image("1.2.0", 3, crashes)
 
     def _make_image(self, version: str, counter: int, app: Path | None) -> Path:
-        release = slot_image.Release(
-            version, MODEL, counter, slot_image.DEFAULT_PLATFORM, self._built
+        """As a person makes it: with what the build says about memory, which may be no."""
+        unsigned = self.folder / f"{version}.unsigned"
+        words = ["image", "build", "--version", version, "--model", MODEL]
+        words += ["--counter", str(counter), "--build-time", str(self._built), "-o", str(unsigned)]
+        if app:
+            words += ["--app", str(app)]
+        done = subprocess.run(
+            [sys.executable, "-m", "signet", *words], capture_output=True, text=True, check=False
         )
-        unsigned = slot_image.build_image(release, PROJECT, app)
-        path = self.folder / f"{version}.img"
-        files.replace_file(path, slot_image.sign_image(unsigned, self.pki / "release.key"))
+        if done.returncode:
+            raise SignetError(f"signet image build: {done.stderr.strip()}")
+        click.echo(done.stdout.rstrip(), err=True)
+        path = unsigned.with_suffix(".img")
+        content = slot_image.sign_image(unsigned.read_bytes(), self.pki / "release.key")
+        files.replace_file(path, content)
         return path
 
     def make_flash(self, micropython: Path, work: Path) -> Path:
@@ -100,8 +107,9 @@ def check(
         click.echo(f"qemu-check: {image.name}; console and logs in {work}", err=True)
         flash = bench.make_flash(image, work)
         plan = Plan(
-            bench.pki, restarts, bench.update, bench.bad if bad else None, limit_s, (), with_app
-        )
+            bench.pki, restarts, bench.update, bench.bad if bad else None, limit_s, (), with_app,
+            telemetry=True,
+        )  # fmt: skip
         run = measure(flash, plan, work)
         figures.show(run)
         if run.failure:
@@ -124,7 +132,8 @@ def show_kept() -> None:
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="BIN...",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False))  # fmt: skip
-@click.option("--app", help="Application to try: data=16,mpy=6 (KB). Default: firmware/app.py.")
+@click.option("--app", help="Application to try: data=16,mpy=6 (KB), or data=16,mpy=6,reserve=32. "
+              "Default: firmware/app.py.")
 @click.option("--restarts", default=1, show_default=True, type=click.IntRange(0, 1000),
               help="How often the broker is restarted.")  # fmt: skip
 @click.option("--bad/--no-bad", default=True, show_default=True,

@@ -127,18 +127,22 @@ def check_room(cost: Cost, manifest: Manifest, least: tuple[int, int, int]) -> l
     problems = [_problem(room) for room in found if not room.fits]
     if not problems:
         return found
-    enough = [
-        size_kb
-        for size_kb in range(DEFAULT_RESERVE_KB, MOST_RESERVE_KB + 1, _RESERVE_STEP_KB)
-        if all(room.fits for room in rooms(cost, size_kb, least))
-    ]
+    enough_kb = least_reserve_kb(cost, least)
     raise RefusedError(
         f"the application takes {cost.total} bytes of heap, which does not fit: "
         + "; ".join(problems),
-        f"signet.toml: [heap] reserve_kb = {enough[0]}"
-        if enough
+        f"signet.toml: [heap] reserve_kb = {enough_kb}"
+        if enough_kb
         else "no board has that; make code or data smaller",
     )
+
+
+def least_reserve_kb(cost: Cost, least: tuple[int, int, int]) -> int | None:
+    """The smallest reserve with which the application fits each board; None if there is none."""
+    for size_kb in range(DEFAULT_RESERVE_KB, MOST_RESERVE_KB + 1, _RESERVE_STEP_KB):
+        if all(room.fits for room in rooms(cost, size_kb, least)):
+            return size_kb
+    return None
 
 
 def _problem(room: Room) -> str:

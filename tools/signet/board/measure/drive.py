@@ -45,7 +45,8 @@ class Board(Protocol):
 class Plan:
     """What to do. image: to update to. bad: one that the board has to take back by itself.
 
-    limit_s: for each step. more: options of QEMU. application: said in the table.
+    limit_s: for each step. more: options of QEMU. application: said in the table. telemetry: the
+    application sends `heap_live_bytes`, which has a row.
     """
 
     pki: Path
@@ -55,6 +56,7 @@ class Plan:
     limit_s: float = 180
     more: tuple[str, ...] = ()
     application: str = ""
+    telemetry: bool = False
 
 
 class Drive:
@@ -82,6 +84,8 @@ class Drive:
             self._wait_for_connection()
             self._begin("command")
             self._done(self._ask())
+            if self._plan.telemetry:
+                self._wait_for_telemetry()
             for number in range(1, self._plan.restarts + 1):
                 self._restart_broker(f"restart {number}")
             for content, end in releases:
@@ -93,6 +97,15 @@ class Drive:
     def end(self) -> None:
         self._close_session()
         self._board.power_off()
+
+    def _wait_for_telemetry(self) -> None:
+        """What is live when nobody asks: an answer to `memory` has its own code in it."""
+        self._begin("telemetry")
+        live = self._wait(
+            "telemetry with heap_live_bytes",
+            lambda: self._report(lambda report: "heap_live_bytes" in report),
+        )["heap_live_bytes"]
+        self._done({"live": live})
 
     def _restart_broker(self, step: str) -> None:
         self._close_session()
