@@ -73,7 +73,7 @@ def test_an_application_says_what_it_needs_and_the_build_checks_it(tmp_path, mon
     bench = qemu_check.Bench(tmp_path / "pki", Size(2, 1, 20), "wifi")
     for path in (bench.first, bench.update, bench.bad):
         assert slot_image.inspect_image(path.read_bytes()).descriptor.heap == 20
-    with pytest.raises(SignetError, match="image build: .* which does not fit"):
+    with pytest.raises(SignetError, match=r"image build: .* which does not fit"):
         qemu_check.Bench(large, Size(90, 1), "wifi")
 
 
