@@ -132,8 +132,11 @@ def show_kept() -> None:
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="BIN...",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False))  # fmt: skip
-@click.option("--app", help="Application to try: data=16,mpy=6 (KB), or data=16,mpy=6,reserve=32. "
-              "Default: firmware/app.py.")
+@click.option(
+    "--app",
+    help="Application to try: data=16,mpy=6 (KB), or data=16,mpy=6,reserve=32. "
+    "Default: firmware/app.py.",
+)
 @click.option("--restarts", default=1, show_default=True, type=click.IntRange(0, 1000),
               help="How often the broker is restarted.")  # fmt: skip
 @click.option("--bad/--no-bad", default=True, show_default=True,
