@@ -60,9 +60,6 @@ class Reader(File):
     def tell(self):
         return self._at - self._first
 
-    def ioctl(self, op, arg):
-        return 0
-
     def close(self):
         pass
 

@@ -22,7 +22,7 @@ from signet.board.virtual.board import HEAP, VirtualBoard
 from signet.device import flash_file
 from signet.device.settings import Settings
 from signet.formats import documents, signing
-from signet.image import mpy, slot_image
+from signet.image import mpy, slot_image, stage1
 from signet.pki import authority
 from signet.project import PROJECT
 from signet.release import publishing
@@ -106,9 +106,7 @@ def make_fleet(stage: Stage) -> None:
 
 
 def measure_stage1() -> Size:
-    sources = mpy.python_files(PROJECT, ("lib/romfs", "lib/trust"))
-    sources |= {name: PROJECT / name for name in ("boot.py", "main.py")}
-    compiled = mpy.compile_sources(sources)
+    compiled = stage1.compile_modules(PROJECT)
     return Size({name: len(code) for name, code in compiled.items()}, _empty_len(compiled))
 
 

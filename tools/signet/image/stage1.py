@@ -31,6 +31,11 @@ def compile_stage1(source: Path) -> dict[str, bytes]:
     return library | {ARCHIVE: romfs.pack(verifier), "boot.py": script}
 
 
+def compile_modules(source: Path) -> dict[str, bytes]:
+    """Every module of stage 1 as a .mpy file; on a stock board boot.py lies as source."""
+    return _compile_library(source)[0] | _compile_boot(source)
+
+
 def known_names(source: Path) -> tuple[set[str], dict[str, str]]:
     """The names that stage 1 has, or may look up in a slot; and {short: original} of its own."""
     library, short = _compile_library(source)
