@@ -1,6 +1,8 @@
 """What an application may take of a board's heap: its manifest, its price, and a refused build."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,7 +141,9 @@ def test_what_does_not_fit_is_refused_with_what_would():
         budget.check_room(cost, Manifest(wanted - 4), (1, 25, 0))
 
 
-def test_a_reserve_that_leaves_the_network_too_little_is_refused():
+def test_a_reserve_that_leaves_the_network_too_little_is_refused(monkeypatch):
+    board = replace(budget.BOARDS[0], network=60_000)  # as much is left by each that is known
+    monkeypatch.setattr(budget, "BOARDS", (board,))
     with pytest.raises(RefusedError, match="48 KB reserved leave the network"):
         budget.check_room(budget.Cost(0, 0, 0), Manifest(48), (1, 25, 0))
     with pytest.raises(RefusedError) as error:
@@ -168,7 +172,7 @@ def test_the_build_refuses_and_writes_nothing(signet: Signet, tmp_path: Path):
     app = tmp_path / "app.py"
     app.write_text(APP)
     other = tmp_path / "other.toml"
-    other.write_text("[heap]\ndata_kb = 20\n")
+    other.write_text("[heap]\ndata_kb = 24\n")
     done = signet(*BUILD, "--app", app, "--manifest", other, "-o", "out.unsigned")
     assert done.returncode == 1
     assert "which does not fit" in done.stderr
@@ -178,6 +182,21 @@ def test_the_build_refuses_and_writes_nothing(signet: Signet, tmp_path: Path):
     assert done.returncode == 2
     assert "heap.reserve is not known, expected reserve_kb, data_kb" in done.stderr
     assert not (tmp_path / "out.unsigned").exists()
+
+
+def test_the_room_that_the_documents_name():
+    """| reserve | heap, bytes | room and network of each board, KB |, rounded down."""
+    text = Path(REPO, "docs/design.md").read_text()
+    table = re.findall(r"^\| (\d+) \| ([\d,]+) \| ([\d. |]+) \|$", text, re.MULTILINE)
+    assert len(table) == 5
+    for reserve, heap, figures in table:
+        found = budget.rooms(budget.Cost(0, 0, 0), int(reserve), (1, 25, 0))
+        assert int(heap.replace(",", "")) == budget.FIRST_SEGMENT + int(reserve) * 1024
+        said = [float(figure) for figure in figures.split(" | ")]
+        for room in found:
+            for length in (room.left, room.network):
+                assert said.pop(0) == int(length / 1024 * 10) / 10
+        assert said == []
 
 
 def test_the_default_of_the_board_is_that_of_the_tools():
