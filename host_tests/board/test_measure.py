@@ -120,8 +120,10 @@ def test_a_board_that_never_connects(signet, keys, folder, tmp_path):
     reason, *tail = done.stderr.splitlines()
     expected = "connect: no 'signet: connected to ' on the console within 5 s"
     assert reason == f"signet: error: {expected}"
-    assert any("signet: error: session:" in line for line in tail)
-    assert (tmp_path / "work/board/console.log").exists()
+    # How far it comes in 5 s is the machine's: it may still verify its slot.
+    said = (tmp_path / "work/board/console.log").read_text()
+    assert tail
+    assert all(line.removeprefix("  | ") in said for line in tail)
     assert mode(tmp_path / "work/board/flash.bin") == 0o600
 
 

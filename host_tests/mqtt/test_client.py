@@ -3,6 +3,7 @@
 Each test runs with MQTT 3.1.1 and with MQTT 5; what only the latter has is in test_v5.py.
 """
 
+import itertools
 import time
 
 import pytest
@@ -150,7 +151,13 @@ def test_slow_loop_loses_nothing(broker, observer, puppet, version):
     client.call("answers", *[5] * 60)
     for number in range(40):
         observer.publish("down/x", f"{number:0200}", 1 + number % 2)
-    assert [int(payload) for payload in client.payloads(40)] == list(range(40))
+    numbers = [int(client.message().payload)]
+    while numbers[-1] != 39:
+        numbers.append(int(client.message().payload))
+    # A connection that is given up may take the last PUBACK with it: the broker, which still
+    # writes to it, meets its reset before that. Then the message comes twice, at QoS 1 alone.
+    assert [number for number, _ in itertools.groupby(numbers)] == list(range(40))
+    assert [number for number in numbers if number % 2] == list(range(1, 40, 2))
     assert client.heard("message", by="other") == 0
     assert client.state()["dropped"] == 0
     assert "backlog full" in client.wait_until_lost()
@@ -176,7 +183,6 @@ def test_slow_loop_drops_qos_0(broker, observer, puppet, version):
     dropped = client.state()["dropped"]
     assert dropped > 50
     assert 1 + len(numbers) + dropped == 100
-    assert numbers == sorted(numbers)
     assert client.state()["error"] is None
 
 
