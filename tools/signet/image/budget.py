@@ -54,8 +54,8 @@ class Board:
 
 
 BOARDS = (
-    Board((1, 25, 0), live=45_100, network=68_000),
-    Board((1, 26, 0), live=45_400, network=66_000),
+    Board((1, 25, 0), live=43_700, network=68_000),
+    Board((1, 26, 0), live=45_300, network=66_000),
 )
 
 
