@@ -83,8 +83,8 @@ def test_json_says_the_same(signet, keys, signed_file, signed):
     assert json.loads(verify.stdout) == facts
     inspect = json.loads(signet("image", "inspect", signed_file, "--json").stdout)
     assert inspect.pop("files")["/firmware/app.mpy"] > 0
+    assert inspect.pop("names") > 0
     assert inspect == facts | {
-        "names": 5,
         "bytes": len(signed),
         "key_digest": signing.key_digest(keys / "release.pub").hex(),
         "problems": [],
