@@ -163,7 +163,7 @@ class Session:
                 agent.note(kind, times)
                 from firmware.ondemand import incoming
 
-                await incoming.handle(agent, kind, message.payload, self.publish)
+                await incoming.handle(agent, kind, message, self.publish)
             except MemoryError:
                 raise  # after a restart there may be room for it, and it comes again
             except Exception as error:  # the operator's to mend; it must not come again and again

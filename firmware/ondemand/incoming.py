@@ -3,27 +3,28 @@
 from firmware.ondemand.timekeeping import now
 
 
-async def handle(agent, kind, payload, publish):
+async def handle(agent, kind, message, publish):
     """Do what a message of this kind asks for; whoever called us calls `unload`.
 
+    message: not its payload, which the frame of a coroutine that is done would keep in memory.
     publish: coroutine function (kind, message, QoS) that returns when the broker has the message.
     """
     if kind == "down/order":
         from firmware.ondemand import orders, store
 
-        order = orders.take(payload, agent, store, now())
+        order = orders.take(message.payload, agent, store, now())
         if order:
             agent.restart_reason = "restart to install %s" % order["version"]
             agent.wake.set()  # the session sends after us, so this message is acknowledged first
     elif kind == "down/console":
         from firmware.ondemand import service
 
-        await service.take(payload, agent, now(), publish)
+        await service.take(message.payload, agent, now(), publish)
     elif kind == "down/config":
         from firmware.ondemand import control
 
-        control.configure(agent.device, payload)
+        control.configure(agent.device, message.payload)
     elif kind == "down/command":
         from firmware.ondemand import control
 
-        await control.command(agent.device, payload)
+        await control.command(agent.device, message.payload)

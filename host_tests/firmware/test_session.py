@@ -106,7 +106,7 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         on_demand: dict[str, dict[str, Any]] = {
             "trial": {"confirm": confirm},
             "timekeeping": {"Clock": lambda _: keeper, "now": lambda: 1},
-            "incoming": {"handle": lambda agent, kind, payload, publish: agent.handle(kind)},
+            "incoming": {"handle": lambda agent, kind, message, publish: agent.handle(kind)},
         }
         for name, attributes in on_demand.items():
             part = ModuleType("firmware.ondemand." + name)
