@@ -69,7 +69,8 @@ class Agent:
     tries: attempts to connect in a row that failed for lack of memory; None: there is no lack.
     restart_reason: set when the board is to restart as soon as all is reported.
     on_trial: whether this version has not been confirmed yet.
-    order: number of the order that was accepted last.
+    order: number of the order that was accepted last; is_ordered: it waits to be carried out.
+    clock_floor: Unix seconds before which it cannot be.
     state: what goes out on up/state, but for its last fields; made before there is a session, as
     what makes it is not to take memory beside a connection.
     """
