@@ -22,6 +22,8 @@ _TIMEOUT_S = const(60)  # to join the network, set the clock and shake hands; fo
 _MAX_PACKET = const(2304)  # an update order is the largest message
 _QUEUE = const(4)
 _PATIENCE = const(2)  # restarts in a row that are still taken for an accident
+_KIND_LEN = const(16)  # characters of a topic that we look at, keep and report
+_LONGEST = const(4096)  # bytes of a message to the broker, which may take no more than 8192
 _BLAMED = const(3)  # restarts in a row at one message, which is given up then
 
 
@@ -140,6 +142,10 @@ class Session:
 
     async def publish(self, kind, message, qos, retain=False):
         payload = json.dumps(message).encode()
+        if len(payload) > _LONGEST:  # the broker would hang up, and again when it is sent again
+            reason = "up/%s: %d bytes, expected up to %d" % (kind, len(payload), _LONGEST)
+            payload = json.dumps({"event": "error", "reason": reason}).encode()
+            kind = "event"
         await self.client.publish(self.prefix + "up/" + kind, payload, qos, retain)
 
     async def _receive(self):
@@ -152,7 +158,7 @@ class Session:
             while self.fresh:  # there is no memory for both at once
                 await asyncio.sleep_ms(10)
             await self.get_room()
-            kind = message.topic[len(self.prefix) :]
+            kind = message.topic[len(self.prefix) :][:_KIND_LEN]
             if _DEBUG:
                 print("signet: debug: %s, %d bytes" % (kind, len(message.payload)))
             at, times = agent.message

@@ -12,6 +12,12 @@ from firmware.ondemand import store
 
 _CONFIG_PATH = const("/config.json")
 _CONFIG_LIMIT = const(1024)
+_ANSWER_LIMIT = const(3584)  # bytes of JSON; the session sends 4096 with what is around it
+_SHOWN = const(64)  # characters of what was sent, in an answer
+_REASON_LEN = const(400)
+_ID_LIMIT = const(
+    (1 << 53) - 1
+)  # whole numbers that every reader of JSON has (RFC 8259, section 6)
 
 
 def load_config(device):
@@ -42,23 +48,38 @@ async def command(device, payload):
     ident = None
     try:
         message = _parse_object(payload)
-        ident = message.get("id")
-        function = device.commands.get(message.get("command"))
-        if not function and message.get("command") == "memory":
+        ident = _ident(message.get("id"))
+        name = message.get("command")
+        if not isinstance(name, str):
+            raise ValueError("command: expected text")
+        function = device.commands.get(name)
+        if not function and name == "memory":
             from firmware.ondemand import memory
 
             function = memory.command
         if not function:
-            raise ValueError("no command %r" % message.get("command"))
+            raise ValueError("no command %r" % name[:_SHOWN])
         result = function(device, message.get("args") or {})
         if hasattr(result, "send"):  # a coroutine
             result = await result
-        json.dumps(result)
+        size = len(json.dumps(result).encode())
+        if size > _ANSWER_LIMIT:
+            raise ValueError("answer of %d bytes, expected up to %d" % (size, _ANSWER_LIMIT))
     except Exception as error:  # the operator's or the application's; reported either way
         reason = "%s: %s" % (type(error).__name__, error)
-        device.event("command", id=ident, ok=False, reason=reason)
+        device.event("command", id=ident, ok=False, reason=reason[:_REASON_LEN])
     else:
         device.event("command", id=ident, ok=True, result=result)
+
+
+def _ident(value):
+    """What an answer repeats, so it has to be short, and something that JSON can hold."""
+    if isinstance(value, str):
+        if len(value) > _SHOWN:
+            raise ValueError("id of %d characters, expected up to %d" % (len(value), _SHOWN))
+    elif value is not None and (not isinstance(value, int) or abs(value) > _ID_LIMIT):
+        raise ValueError("id: expected text, or a whole number below 2**53")
+    return value
 
 
 def _parse_object(payload):

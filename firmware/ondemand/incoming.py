@@ -9,6 +9,8 @@ async def handle(agent, kind, message, publish):
     message: not its payload, which the frame of a coroutine that is done would keep in memory.
     publish: coroutine function (kind, message, QoS) that returns when the broker has the message.
     """
+    if message.retain and kind != "down/config":  # it would come with each connection
+        raise ValueError("retained, and so not obeyed")
     if kind == "down/order":
         from firmware.ondemand import orders, store
 
@@ -28,3 +30,5 @@ async def handle(agent, kind, message, publish):
         from firmware.ondemand import control
 
         await control.command(agent.device, message.payload)
+    else:
+        raise ValueError("expected down/order, console, config or command")

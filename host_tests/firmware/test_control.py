@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -165,8 +166,8 @@ def test_bad_commands(load: Load, device: SimpleNamespace, posts: Posts) -> None
         b'{"id":1,"command":"no JSON"}': (1, "TypeError: "),
         b'{"id":1,"command":"wrong arguments"}': (1, "TypeError: "),
         b'{"id":1,"command":"reboot"}': (1, "ValueError: no command 'reboot'"),
-        b'{"id":1}': (1, "ValueError: no command None"),
-        b'{"id":1,"command":[]}': (1, "TypeError: "),
+        b'{"id":1}': (1, "ValueError: command: expected text"),
+        b'{"id":1,"command":[]}': (1, "ValueError: command: expected text"),
     }
     for payload, (ident, reason) in cases.items():
         answer = command(load, device, posts, payload)
@@ -175,6 +176,57 @@ def test_bad_commands(load: Load, device: SimpleNamespace, posts: Posts) -> None
     for payload in BAD_OBJECTS.values():
         answer = command(load, device, posts, payload)
         assert (answer["id"], answer["ok"]) == (None, False)
+
+
+def test_what_a_command_says_is_cut_before_it_is_repeated(
+    load: Load, device: SimpleNamespace, posts: Posts
+) -> None:
+    """An answer holds what was sent, and `%r` makes four characters of one."""
+    device.commands = {"long": lambda device, args: "x" * args["length"], "fail": fail_at_length}
+    cases = {
+        b'{"id":1,"command":"%b"}' % (b"\x7f" * 2150): 1,
+        b'{"id":"%b","command":"long"}' % (b"\x7f" * 2150): None,
+        b'{"id":1%b,"command":"long"}' % (b"0" * 2000): None,
+        b'{"id":9007199254740992,"command":"long"}': None,
+        b'{"id":1.5,"command":"long"}': None,
+        b'{"id":%b1%b,"command":"long"}' % (b"[" * 900, b"]" * 900): None,
+        b'{"id":1,"command":%b1%b}' % (b"[" * 900, b"]" * 900): 1,
+        b'{"id":1,"command":"fail"}': 1,
+    }
+    for payload, ident in cases.items():
+        answer = command(load, device, posts, payload)
+        assert (answer["id"], answer["ok"]) == (ident, False)
+        assert len(json.dumps(answer)) < 1000, payload
+    for length, ok in ((3582, True), (3583, False)):
+        payload = b'{"id":"%b","command":"long","args":{"length":%d}}' % (b"i" * 64, length)
+        answer = command(load, device, posts, payload)
+        assert (answer["id"], answer["ok"]) == ("i" * 64, ok)
+        assert len(json.dumps({"event": "command", **answer})) < 4096
+    assert answer["reason"] == "ValueError: answer of 3585 bytes, expected up to 3584"
+
+
+def fail_at_length(device: SimpleNamespace, args: dict[str, Any]) -> None:
+    raise ValueError("x" * 9000)
+
+
+def test_only_configuration_may_be_retained(load: Load, device: SimpleNamespace) -> None:
+    """What is retained comes with each connection: a command would be obeyed each time."""
+    load("ondemand.control")  # which keeps its files in the test's own folder then
+    incoming = load("ondemand.incoming")
+    agent = SimpleNamespace(device=device)
+
+    def take(kind: str, retain: bool) -> None:
+        message = SimpleNamespace(payload=b'{"a":1}', retain=retain)
+        asyncio.run(incoming.handle(agent, kind, message, None))
+
+    for kind in ("down/order", "down/console", "down/command"):
+        with pytest.raises(ValueError, match="retained"):
+            take(kind, True)
+    for retain in (True, False):
+        take("down/config", retain)
+    assert device.config == {"a": 1}
+    with pytest.raises(ValueError, match="expected down/order"):
+        take("down/other", False)
 
 
 # What two ports print: an emulated ESP32 with a stock 1.25.0, and the unix port.

@@ -51,6 +51,7 @@ APP = """
 async def run(device):
     device.commands["burst"] = burst
     device.commands["poison"] = poison
+    device.commands["flood"] = flood
     while True:
         await device.sleep(1)
 
@@ -59,6 +60,11 @@ def burst(device, args):
         device.event("burst", number=number)
     for number in range(9):
         device.telemetry({"number": number})
+
+def flood(device, args):
+    device.event("large", text="x" * 9000)
+    device.telemetry({"text": "x" * 9000})
+    return "x" * 9000
 
 def poison(device, args):
     device.event = fail  # the answer to this command does not fit
@@ -88,6 +94,35 @@ def test_events_that_found_no_room_are_counted(burdened):
     assert (events > 30, commands, telemetry) == (True, 0, 9)  # telemetry gives way first
     assert numbers[0] == 0  # it may have been on its way
     assert numbers[1:] == list(range(60 - len(numbers) + 1, 60))
+
+
+def hostile_commands() -> dict[str, bytes]:
+    """Commands whose answers would hold far more than they do, by what it is."""
+    deep = b"[" * 1000 + b"]" * 1000
+    return {
+        "control characters": b'{"id":1,"command":"%b"}' % (b"\x01" * 2150),
+        "an id of control characters": b'{"id":"%b","command":"burst"}' % (b"\x01" * 2150),
+        "a number of 2000 digits": b'{"id":%b,"command":"burst"}' % (b"9" * 2000),
+        "a deep id": b'{"id":%b,"command":"burst"}' % deep,
+        "a deep command": b'{"id":1,"command":%b}' % deep,
+        "deep arguments": b'{"id":1,"command":"none","args":%b}' % deep,
+        "half a pair of surrogates": b'{"id":1,"command":"\\ud83d"}',
+        "a text that is too large": b'{"id":1,"command":"flood"}',
+    }
+
+
+@pytest.mark.parametrize("name", hostile_commands())
+def test_a_hostile_command_is_answered_and_what_is_behind_it_obeyed(burdened, name):
+    mark, boots = len(burdened.operator.messages), len(burdened.board.boots)
+    burdened.operator.publish(TOPIC, hostile_commands()[name])
+    answer = burdened.wait_for(lambda _, report: report.get("event") == "command", mark)
+    assert answer["ok"] is False
+    assert burdened.command("burst")["ok"]
+    assert len(burdened.board.boots) == boots
+    if "large" in name:
+        reports = [message.json() for message in burdened.operator.messages[mark:]]
+        reasons = [each["reason"] for each in reports if each.get("event") == "error"]
+        assert [reason.partition(":")[0] for reason in reasons] == ["up/event", "up/telemetry"]
 
 
 def test_a_message_that_never_fits_is_given_up_and_reported(burdened):

@@ -242,3 +242,38 @@ def test_what_was_dropped_is_reported_at_once(play: Callable[..., None]) -> None
         assert '"dropped": [1, 3, 1]' in client.published[-1]
 
     play(test)
+
+
+def test_what_no_broker_would_take_is_not_sent(play: Callable[..., None]) -> None:
+    """It would hang up, and be sent the same again with the next connection."""
+
+    async def test(session: Any, agent: Agent, client: Client) -> None:
+        await turns()
+        client.answer()
+        for length, start in ((4096, 'telemetry {"a"'), (4097, 'event {"event": "error"')):
+            agent.outbox.append(("telemetry", {"a": "x" * (length - 9)}, 0))
+            agent.wake.set()
+            await turns()
+            assert client.published[-1].startswith(start)
+            client.answer()
+            await turns()
+        assert "up/telemetry: 4097 bytes, expected up to 4096" in client.published[-1]
+        assert not agent.outbox
+
+    play(test)
+
+
+def test_of_a_topic_only_the_start_is_kept_and_reported(play: Callable[..., None]) -> None:
+    async def test(session: Any, agent: Agent, client: Client) -> None:
+        async def refuse(kind: str) -> None:
+            raise ValueError(kind)
+
+        agent.handle = refuse
+        await turns()
+        client.answer()
+        topic = "signet/dev-0001/down/" + "x" * 2000
+        client.messages.append(SimpleNamespace(topic=topic, payload=b"x"))
+        await turns()
+        assert agent.noted[0] == ("down/xxxxxxxxxxx", 1)
+
+    play(test)
