@@ -106,6 +106,7 @@ def hostile_commands() -> dict[str, bytes]:
         "a deep id": b'{"id":%b,"command":"burst"}' % deep,
         "a deep command": b'{"id":1,"command":%b}' % deep,
         "deep arguments": b'{"id":1,"command":"none","args":%b}' % deep,
+        "one that was cut off": b'{"id":1,"command":"burst"',  # whole, to MicroPython's parser
         "half a pair of surrogates": b'{"id":1,"command":"\\ud83d"}',
         "a text that is too large": b'{"id":1,"command":"flood"}',
     }
