@@ -74,7 +74,7 @@ def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
     targets = {"broker": fleet.broker.port, "images": fleet.images_port}
     with (
         Proxy(targets) as proxy,
-        OperatorSession(keys, fleet.addresses["broker"], EVERYTHING_DEVICES_SAY) as operator,
+        OperatorSession(keys, fleet.addresses["operators"], EVERYTHING_DEVICES_SAY) as operator,
     ):
         world = World(folder, keys, fleet, proxy, operator)
         with world.board as board:

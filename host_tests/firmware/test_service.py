@@ -12,7 +12,7 @@ import pytest
 
 from host_tests.board_helpers import BY_LABEL, make_board
 from host_tests.firmware.world import BLOCK, DEVICE, WAIT_S, World
-from host_tests.fleet_helpers import open_session
+from host_tests.fleet_helpers import open_device
 from host_tests.tool_helpers import REPO, SETTINGS, Signet, mode, run_program, snapshot
 from host_tests.vectors import sign_order
 from signet.board.virtual.board import VirtualBoard
@@ -100,12 +100,12 @@ def test_a_token_that_may_not_open_the_console_is_refused(world, name):
 
 def test_a_device_may_not_send_tokens(world, devices):
     wire = sign_order(world.release_key, json.dumps(make_token(world)).encode())
-    for name in ("dev-0001", "dev-0002"):
+    for topic in (TOPIC, TOPIC.replace("dev-0001", "dev-0002")):  # of another, and its own
         with (
-            open_session(devices / name, world.fleet) as session,
+            open_device(devices / "dev-0002", world.fleet) as session,
             pytest.raises(RefusedError, match="not authorized"),
         ):
-            session.publish(TOPIC, wire)
+            session.publish(topic, wire)
     assert world.command("identify")["ok"]
 
 

@@ -1,9 +1,10 @@
 """The broker as clients meet it, real mosquitto and real TLS; who may connect to either server."""
 
 import fcntl
-import ipaddress
 import json
 import os
+import queue
+import shutil
 import signal
 import socket
 import ssl
@@ -11,27 +12,28 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from paho.mqtt.enums import CallbackAPIVersion
 
 from host_tests.fleet_helpers import (
     WAIT_S,
     client_context,
     exchange,
+    forge,
+    open_device,
     open_session,
     put_credentials,
     wait_until,
 )
+from signet.device import flash_file
 from signet.errors import RefusedError, SignetError
 from signet.fleet.serving import LOOPBACK, Fleet
 from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
-from signet.pki import authority
+from signet.pki import authority, names
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -46,7 +48,7 @@ GET = b"GET /images/m/1.img HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 def test_a_device_speaks_on_its_own_topics(keys, devices, fleet):
     with (
         open_session(keys, fleet, EVERYTHING_DEVICES_SAY) as operator,
-        open_session(devices / "dev-0001", fleet) as device,
+        open_device(devices / "dev-0001", fleet) as device,
     ):
         device.publish("signet/dev-0001/up/event", b"{}")
         operator.wait_for(lambda message: message.topic == "signet/dev-0001/up/event", WAIT_S)
@@ -56,9 +58,12 @@ def test_a_device_speaks_on_its_own_topics(keys, devices, fleet):
     "topic",
     [
         "signet/dev-0002/up/event",
+        "signet/dev-0001/up/other",
+        "signet/dev-0001/up/event/other",
+        "signet/dev-0001/up",
         "signet/dev-0002/down/order",
         "signet/dev-0001/down/order",
-        "signet/operator:demo/up/event",
+        "signet/operator.signet/up/event",
         "signet/up",
         "elsewhere",
         "$SYS/broker/uptime",
@@ -67,7 +72,7 @@ def test_a_device_speaks_on_its_own_topics(keys, devices, fleet):
 def test_a_device_may_not_publish_elsewhere(keys, devices, fleet, topic):
     with (
         open_session(keys, fleet, EVERYTHING_DEVICES_SAY) as operator,
-        open_session(devices / "dev-0001", fleet) as device,
+        open_device(devices / "dev-0001", fleet) as device,
     ):
         with pytest.raises(RefusedError, match="not authorized"):
             device.publish(topic, b"forged")
@@ -77,27 +82,36 @@ def test_a_device_may_not_publish_elsewhere(keys, devices, fleet, topic):
 
 
 @pytest.mark.parametrize(
-    "topics", ["signet/dev-0002/down/#", "signet/+/down/#", "#", "signet/dev-0002/up/state"]
+    "topics",
+    ["signet/dev-0002/down/#", "signet/+/down/#", "#", "signet/dev-0002/up/state", "$SYS/#"],
 )
 def test_a_device_hears_nothing_of_another(keys, devices, fleet, topics):
     """mosquitto accepts the subscription, and then delivers nothing."""
+    heard: queue.Queue[bytes] = queue.Queue()
+    device = connect_device(
+        devices, fleet, lambda *args: heard.put(args[2].payload), topics, "signet/dev-0001/down/#",
+        clean=True,
+    )  # fmt: skip
     with (
         open_session(keys, fleet, EVERYTHING_DEVICES_SAY) as operator,
-        open_session(devices / "dev-0002", fleet, "signet/dev-0002/down/#") as other,
-        open_session(devices / "dev-0001", fleet, topics) as spy,
-        open_session(devices / "dev-0001", fleet, "signet/dev-0001/down/#") as device,
+        open_device(devices / "dev-0002", fleet, "signet/dev-0002/down/#") as other,
     ):
         operator.publish("signet/dev-0002/down/order", b"private")
         other.publish("signet/dev-0002/up/state", b"private")
         other.wait_for(lambda message: message.payload == b"private", WAIT_S)
         operator.publish("signet/dev-0001/down/order", b"mark")
-        device.wait_for(lambda message: message.payload == b"mark", WAIT_S)
-        assert b"private" not in [message.payload for message in spy.messages]
+        assert heard.get(timeout=WAIT_S) == b"mark"
+    device.disconnect()
+    device.loop_stop()
 
 
 def test_the_operator_may_not_speak_for_a_device(keys, fleet):
-    with open_session(keys, fleet) as operator, pytest.raises(RefusedError, match="not authorized"):
-        operator.publish("signet/dev-0001/up/state", b"{}")
+    for topic in ("signet/dev-0001/up/state", "signet/dev-0001/down/order/more", "elsewhere"):
+        with (
+            open_session(keys, fleet) as operator,
+            pytest.raises(RefusedError, match="not authorized"),
+        ):
+            operator.publish(topic, b"{}")
 
 
 def test_a_message_for_nobody_is_an_error(keys, fleet):
@@ -113,56 +127,78 @@ def test_a_packet_over_the_limit_ends_the_session(devices, fleet):
 
 # Who may connect at all
 
+OPERATOR, SERVICE = names.OPERATOR_NAME, names.SERVICE_NAME
+CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
+# What can be signed with a CA's key: issuer, subject, and more.
+FORGED: dict[str, tuple[Any, ...]] = {
+    "device CA, operator's name": ("device-ca", OPERATOR),
+    "device CA, service's name": ("device-ca", SERVICE),
+    "device CA, operator's name behind another": ("device-ca", f"O=x,CN={OPERATOR}"),
+    "device CA, operator's name before another": ("device-ca", f"CN={OPERATOR},CN=dev-0001"),
+    "device CA, operator's name and a DNS name": ("device-ca", OPERATOR, CLIENT, "a.example"),
+    "device CA, no device's name": ("device-ca", "operator:demo"),
+    "operator CA, device's name": ("operator-ca", "dev-0001"),
+    "operator CA, device's name before its own": ("operator-ca", f"CN=dev-0001,CN={OPERATOR}"),
+    "operator CA, an operator of its own": ("operator-ca", f"CN={OPERATOR},O=Ann"),
+    "service CA, device's name": ("service-ca", "dev-0001"),
+    "service CA, operator's name": ("service-ca", OPERATOR),
+    "service CA, operator's name behind its own": ("service-ca", f"CN={SERVICE},CN={OPERATOR}"),
+}
+
 
 @pytest.fixture(scope="module")
 def contexts(keys, devices, tmp_path_factory):
-    """Contexts of clients, by what is wrong with them; the first three are fine."""
+    """Contexts of clients, by what they are or what is wrong with them."""
     folder = tmp_path_factory.mktemp("foreign")
     authority.init_pki(folder / "pki", ["localhost"])
     put_credentials(folder / "device", keys, *authority.issue_device(folder / "pki", "dev-0001"))
     device = devices / "dev-0001/operator.pem"
-    lone_leaf = folder / "leaf.pem"
-    leaf = x509.load_pem_x509_certificate(device.read_bytes())  # the first one
-    lone_leaf.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
     esp32 = client_context(keys, device)  # stock builds have no TLS 1.3
     esp32.maximum_version = ssl.TLSVersion.TLSv1_2
-    old = client_context(keys, keys / "operator.pem")
+    old = client_context(keys, device)
     old.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    return {
+    forged = {
+        name: client_context(keys, forge(keys, folder / f"{number}.pem", *certificate))
+        for number, (name, certificate) in enumerate(FORGED.items())
+    }
+    return forged | {
         "operator": client_context(keys, keys / "operator.pem"),
+        "service": client_context(keys, keys / "service.pem"),
         "device": client_context(keys, device),
         "device, TLS 1.2": esp32,
         "no certificate": client_context(keys, None),
         "foreign CA": client_context(keys, folder / "device/operator.pem"),
-        "server's certificate": client_context(keys, keys / "server.pem"),
-        "chain without its middle": client_context(keys, lone_leaf, device.with_suffix(".key")),
+        "server": client_context(keys, keys / "server.pem"),
         "TLS 1.1": old,
         "plain TCP": None,
     }
 
 
-@pytest.mark.parametrize("server", ["broker", "images"])
-@pytest.mark.parametrize(
-    ("client", "accepted"),
-    [
-        ("operator", True),
-        ("device", True),
-        ("device, TLS 1.2", True),
-        ("no certificate", False),
-        ("foreign CA", False),
-        ("server's certificate", False),
-        ("chain without its middle", False),
-        ("TLS 1.1", False),
-        ("plain TCP", False),
-    ],
-)
-def test_who_may_connect(fleet, contexts, server, client, accepted):
+ADMITTED = {
+    "devices": ("device", "device, TLS 1.2", "device CA, no device's name"),
+    "operators": ("operator", "operator CA, an operator of its own"),
+    "services": ("service", "service CA, operator's name behind its own"),
+    "images": ("device", "device, TLS 1.2", "device CA, no device's name"),  # the last gets a 403
+}
+CLIENTS = (
+    "operator", "service", "device", "device, TLS 1.2", *FORGED,
+    "no certificate", "foreign CA", "server", "TLS 1.1", "plain TCP",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("server", ADMITTED)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_who_may_connect(fleet, contexts, server, client):
+    """It is told by who signed the certificate; and no CA can sign another's names."""
     port, request, answer = {
-        "broker": (fleet.broker.port, CONNECT, CONNACK),
+        "devices": (fleet.broker.port, CONNECT, CONNACK),
+        "operators": (fleet.broker.operators_port, CONNECT, CONNACK),
+        "services": (fleet.broker.services_port, CONNECT, CONNACK),
         "images": (fleet.images_port, GET, b"HTTP/1.1"),
     }[server]
+    accepted = client in ADMITTED[server]
     assert exchange(port, contexts[client], request) == (answer if accepted else b"")
 
 
@@ -175,41 +211,25 @@ def test_old_tls_is_refused_for_its_version(fleet, contexts):
         contexts["TLS 1.1"].wrap_socket(raw, server_hostname=LOOPBACK)
 
 
-def make_server_credentials(keys: Path, folder: Path, usage: x509.ObjectIdentifier) -> Path:
-    """A certificate for this machine from the device CA: a device's own, but for its `usage`."""
-    ca = x509.load_pem_x509_certificate((keys / "device-ca.pem").read_bytes())
-    ca_key = serialization.load_pem_private_key((keys / "device-ca.key").read_bytes(), None)
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
-    chain, key_pem = authority.issue_device(keys, "dev-0001")
-    leaf = x509.load_pem_x509_certificate(chain)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, LOOPBACK)]))
-        .issuer_name(ca.subject)
-        .public_key(leaf.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(leaf.not_valid_before_utc)
-        .not_valid_after(leaf.not_valid_after_utc)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(LOOPBACK))]), False
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-    path = folder / "fake.pem"
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    path.write_bytes(pem + (keys / "device-ca.pem").read_bytes() + key_pem)
-    return path
+SERVER = ExtendedKeyUsageOID.SERVER_AUTH
+SERVERS = {
+    "the server CA's": ("server-ca", SERVER, True),
+    "the server CA's, for clients": ("server-ca", CLIENT, False),
+    "the device CA's": ("device-ca", SERVER, False),
+    "the operator CA's": ("operator-ca", SERVER, False),
+    "the service CA's": ("service-ca", SERVER, False),
+    "a device's own": ("device-ca", CLIENT, False),
+}
 
 
-@pytest.fixture(params=["clientAuth", "serverAuth"])
+@pytest.fixture(params=SERVERS)
 def fake_server(request, keys, tmp_path):
-    """(port, usage) of a TLS server whose certificate differs from a good one by its usage only."""
-    usage = request.param
+    """(port, good) of a TLS server; its certificate is forged, and good if the first one's."""
+    issuer, usage, good = SERVERS[request.param]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    oid = getattr(ExtendedKeyUsageOID, {"clientAuth": "CLIENT_AUTH"}.get(usage, "SERVER_AUTH"))
-    context.load_cert_chain(make_server_credentials(keys, tmp_path, oid))
+    path = forge(keys, tmp_path / "fake.pem", issuer, LOOPBACK, usage)
+    path.write_bytes(path.read_bytes() + (keys / f"{issuer}.pem").read_bytes())
+    context.load_cert_chain(path, path.with_suffix(".key"))
     with socket.create_server((LOOPBACK, 0)) as listener:
 
         def serve() -> None:
@@ -221,23 +241,27 @@ def fake_server(request, keys, tmp_path):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield listener.getsockname()[1], usage
+        yield listener.getsockname()[1], good
         thread.join()
 
 
-def test_a_devices_certificate_is_no_servers(keys, fake_server):
-    """Or any device could play broker to the others: for the tools, …"""
-    port, usage = fake_server
+def test_only_the_server_ca_makes_a_server(keys, fake_server):
+    """Or who has the bench's key could play broker to all the others: for the tools, …"""
+    port, good = fake_server
     operator = OperatorSession(keys, f"{LOOPBACK}:{port}", timeout_s=WAIT_S)
     # The good certificate only gets the fake server as far as being no broker.
-    why = "unsuitable certificate purpose" if usage == "clientAuth" else "did not|closed"
+    why = "did not|closed" if good else "unsuitable certificate purpose|certificate verify failed"
     with pytest.raises(SignetError, match=why), operator:
         pass
 
 
-def test_a_devices_certificate_is_no_servers_for_boards(keys, fake_server, micropython, tmp_path):
-    """… and for boards: mbedTLS looks at the usage, too."""
-    port, usage = fake_server
+def test_only_the_server_ca_makes_a_server_for_boards(
+    keys, fake_server, project, signed_file, micropython, tmp_path
+):
+    """… and for boards: with the CA that provisioning burns into one, by mbedTLS."""
+    port, good = fake_server
+    template = flash_file.prepare(keys, signed_file, project, "signet-demo", "dev")
+    (tmp_path / "ca.pem").write_bytes(template.ca)
     script = tmp_path / "client.py"
     script.write_text(
         "import socket, sys, tls\n"
@@ -252,10 +276,10 @@ def test_a_devices_certificate_is_no_servers_for_boards(keys, fake_server, micro
         "    print('refused:', error)\n"
     )
     done = subprocess.run(
-        [micropython, script, keys / "root-ca.pem"], capture_output=True, text=True, timeout=WAIT_S
+        [micropython, script, tmp_path / "ca.pem"], capture_output=True, text=True, timeout=WAIT_S
     )
-    assert ("welcome" in done.stdout) == (usage == "serverAuth"), done
-    assert ("refused:" in done.stdout) == (usage == "clientAuth"), done
+    assert ("welcome" in done.stdout) == good, done
+    assert ("refused:" in done.stdout) != good, done
 
 
 @pytest.mark.parametrize(
@@ -270,7 +294,7 @@ def test_the_operator_checks_the_broker(tmp_path, hosts, foreign, why):
         trusted = tmp_path / "other"
         authority.init_pki(trusted, hosts)
     with Fleet(tmp_path / "fleet", tmp_path / "pki") as fleet:
-        operator = OperatorSession(trusted, fleet.addresses["broker"])
+        operator = OperatorSession(trusted, fleet.addresses["operators"])
         with pytest.raises(SignetError, match=why), operator:
             pass
 
@@ -301,16 +325,16 @@ def test_ports_that_it_chooses_are_not_those_of_connections(fleet):
     assert all(int(each.rpartition(":")[2]) < lowest for each in fleet.addresses.values())
 
 
-def connect_device(devices, fleet, on_message=None) -> mqtt.Client:
-    """dev-0001, with a session that the broker keeps."""
-    device = mqtt.Client(CallbackAPIVersion.VERSION2, "persistent", clean_session=False)
+def connect_device(devices, fleet, on_message=None, *topics, clean=False) -> mqtt.Client:
+    """dev-0001, with a session that the broker keeps, or a clean one."""
+    device = mqtt.Client(CallbackAPIVersion.VERSION2, "persistent", clean_session=clean)
     folder = devices / "dev-0001"
     device.tls_set_context(client_context(folder, folder / "operator.pem"))
     subscribed = threading.Event()
     device.on_subscribe = lambda *_: subscribed.set()
     device.on_message = on_message
     device.connect(LOOPBACK, fleet.broker.port)
-    device.subscribe("signet/dev-0001/down/#", 1)
+    device.subscribe([(topic, 1) for topic in topics or ("signet/dev-0001/down/#",)])
     device.loop_start()
     assert subscribed.wait(WAIT_S)
     return device
@@ -324,7 +348,11 @@ def test_a_second_broker_on_the_folder_is_refused(keys, fleet):
 
 
 def test_a_port_in_use_is_an_error_and_leaves_nothing(keys, fleet, tmp_path):
-    for ports in ({"broker_port": fleet.broker.port}, {"images_port": fleet.images_port}):
+    for ports in (
+        {"broker_port": fleet.broker.port},
+        {"operators_port": fleet.broker.operators_port},
+        {"images_port": fleet.images_port},
+    ):
         other = Fleet(tmp_path / "fleet", keys, **ports)
         with pytest.raises(SignetError, match=r"[Aa]ddress already in use"):
             other.start()
@@ -354,7 +382,8 @@ def serve(keys, tmp_path):
         os.kill(int(lock.read_text()), signal.SIGKILL)
 
 
-ANY_PORTS = ("--broker-port", "0", "--images-port", "0", "--ntp-port", "0")
+SERVERS_OF_A_FLEET = ["broker", "images", "ntp", "operators", "services"]
+ANY_PORTS = [option for name in SERVERS_OF_A_FLEET for option in (f"--{name}-port", "0")]
 
 
 def is_alive(pid: int) -> bool:
@@ -368,11 +397,11 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_until_interrupted(keys, serve, tmp_path, number):
     process = serve("--pki", str(keys), *ANY_PORTS)
-    lines = [process.stdout.readline().split() for _ in range(3)]
-    assert [name for name, _ in lines] == ["broker", "images", "ntp"]
+    lines = [process.stdout.readline().split() for _ in SERVERS_OF_A_FLEET]
+    assert [name for name, _ in lines] == SERVERS_OF_A_FLEET
     state = json.loads((tmp_path / "fleet/fleet.json").read_text())
-    assert dict(lines) == {name: state[name] for name in ("broker", "images", "ntp")}
-    with OperatorSession(keys, state["broker"]):
+    assert dict(lines) == {name: state[name] for name in SERVERS_OF_A_FLEET}
+    with OperatorSession(keys, state["operators"]):
         pass
     broker = int((tmp_path / "fleet/lock").read_text())
     process.send_signal(number)
@@ -383,7 +412,7 @@ def test_serve_until_interrupted(keys, serve, tmp_path, number):
 
 def test_serve_ends_when_its_broker_does(keys, serve, tmp_path):
     process = serve("--pki", str(keys), *ANY_PORTS)
-    for _ in range(3):
+    for _ in SERVERS_OF_A_FLEET:
         process.stdout.readline()
     os.kill(int((tmp_path / "fleet/lock").read_text()), signal.SIGKILL)
     assert process.wait(WAIT_S) == 2
@@ -392,7 +421,7 @@ def test_serve_ends_when_its_broker_does(keys, serve, tmp_path):
 
 def test_a_killed_fleet_leaves_no_broker(keys, serve, tmp_path):
     process = serve("--pki", str(keys), *ANY_PORTS)
-    for _ in range(3):
+    for _ in SERVERS_OF_A_FLEET:
         process.stdout.readline()
     process.kill()
     with (tmp_path / "fleet/lock").open() as lock:
@@ -414,5 +443,15 @@ def test_serve_without_keys(serve, tmp_path):
     stdout, stderr = process.communicate(timeout=WAIT_S)
     assert process.returncode == 2
     assert stdout == ""
-    assert "signet: error: cannot serve" in stderr
+    assert "empty: expected device-ca.pem, the CA of device certificates, found none" in stderr
     assert "signet: hint: signet pki init" in stderr
+
+
+def test_serve_without_a_servers_key(keys, serve, tmp_path):
+    shutil.copytree(keys, tmp_path / "pki")
+    (tmp_path / "pki/server.key").unlink()
+    process = serve("--pki", str(tmp_path / "pki"), *ANY_PORTS)
+    _, stderr = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 2
+    assert "signet: error: cannot serve" in stderr
+    assert "signet: hint: signet pki init makes server.pem and server.key" in stderr

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from firmware.ondemand import orders
-from host_tests.fleet_helpers import WAIT_S, open_session
+from host_tests.fleet_helpers import WAIT_S, open_device
 from host_tests.tool_helpers import RELEASE, run_program, snapshot
 from signet.errors import RefusedError, SignetError
 from signet.formats import documents, signing
@@ -27,7 +27,7 @@ RECORD = {"id": DEVICE, "model": RELEASE.model}
 @pytest.fixture
 def board(devices, fleet):
     """A session that listens where the board would."""
-    with open_session(devices / DEVICE, fleet, f"signet/{DEVICE}/down/#") as board:
+    with open_device(devices / DEVICE, fleet, f"signet/{DEVICE}/down/#") as board:
         yield board
 
 

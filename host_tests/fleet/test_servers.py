@@ -202,15 +202,15 @@ def test_a_file_that_shrinks_ends_the_connection(images, image_folder):
 def test_proxy_counts_overlapping_connections(keys, devices, fleet, image_folder):
     with Proxy({"broker": fleet.broker.port, "images": fleet.images_port}) as proxy:
         one, two = proxy.routes["broker"], proxy.routes["images"]
-        operator = client_context(keys, keys / "operator.pem")
+        device = client_context(keys, devices / "dev-0001/operator.pem")
         for _ in range(10):
-            assert exchange(one.port, operator, CONNECT) == CONNACK
+            assert exchange(one.port, device, CONNECT) == CONNACK
             client = ImageClient(devices, two.port)
             client.get("/images/m/1.img", Range="bytes=0-9")
             client.connection.close()
         assert proxy.max_open == 1
         client.get("/images/m/1.img", Range="bytes=0-9")
-        assert exchange(one.port, operator, CONNECT) == CONNACK
+        assert exchange(one.port, device, CONNECT) == CONNACK
         assert proxy.max_open == 2
         client.connection.close()
         assert (one.connections, two.connections) == (11, 11)
@@ -218,7 +218,7 @@ def test_proxy_counts_overlapping_connections(keys, devices, fleet, image_folder
 
 def test_proxy_faults(keys, fleet):
     operator = client_context(keys, keys / "operator.pem")
-    with Proxy({"broker": fleet.broker.port}) as proxy:
+    with Proxy({"broker": fleet.broker.operators_port}) as proxy:
         route = proxy.routes["broker"]
         assert exchange(route.port, operator, CONNECT) == CONNACK
         route.refuse = True

@@ -131,7 +131,7 @@ def test_espressifs_parser_finds_the_same_identity(chip, keys, tmp_path):
     record = rows["ESP_SECURE_CERT_USER_DATA_1_TLV", "0"]["data_value"]
     assert record.encode() == reader.entry(51)
     found = {path.name: path.read_bytes() for path in (parsed / "contents").iterdir()}
-    assert found["cacert_0_0.pem"] == (keys / "root-ca.pem").read_bytes()
+    assert found["cacert_0_0.pem"] == (keys / "server-ca.pem").read_bytes()
     assert found["devcert_1_1.pem"] == (keys / "device-ca.pem").read_bytes()
     chain = found["devcert_1_0.pem"] + found["devcert_1_1.pem"]
     assert chain == reader.certificate.rstrip(b"\0")
@@ -140,13 +140,13 @@ def test_espressifs_parser_finds_the_same_identity(chip, keys, tmp_path):
     assert "INVALID" not in (parsed / "tlv_entries_raw.txt").read_text()
 
 
-def test_key_and_certificate_are_a_pair_under_the_fleets_root(chip, keys):
+def test_key_and_certificate_are_a_pair_under_the_fleets_device_ca(chip, keys):
     reader = Identity(flash.Flash.load(chip).device("esp_secure_cert"))
     leaf, issuer = x509.load_pem_x509_certificates(reader.certificate.rstrip(b"\0"))
-    root = x509.load_pem_x509_certificate((keys / "root-ca.pem").read_bytes())
+    device_ca = x509.load_pem_x509_certificate((keys / "device-ca.pem").read_bytes())
     assert load_pem_private_key(reader.key.rstrip(b"\0"), None).public_key() == leaf.public_key()
     leaf.verify_directly_issued_by(issuer)
-    issuer.verify_directly_issued_by(root)
+    assert issuer == device_ca
 
 
 def test_esptool_accepts_the_platform_image(chip, tmp_path):

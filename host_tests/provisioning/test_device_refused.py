@@ -88,7 +88,8 @@ BAD_CREDENTIALS = {
     ),
     "no key": (lambda keys, _: replace(issue(keys), key=b""), "not an unencrypted PEM"),
     "no certificate": (lambda keys, _: replace(issue(keys), chain=b""), "not PEM certificates"),
-    "no issuer": (lambda keys, _: issue(keys, with_issuer=False), "was not issued by"),
+    "an operator's CA": (lambda keys, _: issue(keys, issuer="operator-ca"), "was not issued by"),
+    "a server's CA": (lambda keys, _: issue(keys, issuer="server-ca"), "was not issued by"),
     "another fleet": (lambda _, foreign: issue(foreign), "was not issued by"),
     "another fleet's device, our CA": (
         lambda keys, foreign: replace(
@@ -226,7 +227,7 @@ def test_an_image_larger_than_the_slot_is_refused(project, keys, tmp_path):
 def test_an_identity_that_reads_back_differently_is_refused(keys, monkeypatch):
     chain, key = authority.issue_device(keys, "dev-0001")
     other, _ = authority.issue_device(keys, "dev-0001")
-    ca = (keys / "root-ca.pem").read_bytes()
+    ca = (keys / "server-ca.pem").read_bytes()
     record = {"v": 1, "id": "dev-0001", "model": "m", "broker": "", "images": "", "ntp": ""}
     record |= {"release": ["00" * 32], "fleet": ["00" * 32], "watchdog_s": 1, "profile": "dev"}
     key = identity.stored_key(key)

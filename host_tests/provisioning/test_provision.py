@@ -126,8 +126,8 @@ def test_boards_that_the_inventory_has_stop_the_run(bench):
 
 ENVIRONMENT = {
     "no device CA": ("device-ca.key", None, "device-ca.key: cannot read the CA key"),
-    "another CA's key": ("device-ca.key", "root-ca.key", "device-ca.key: not the key of"),
-    "no root": ("root-ca.pem", None, "cannot read the root CA certificate"),
+    "another CA's key": ("device-ca.key", "server-ca.key", "device-ca.key: not the key of"),
+    "no server CA": ("server-ca.pem", None, "expected server-ca.pem, the CA of server cert"),
 }
 
 
@@ -213,7 +213,7 @@ def factory(bench):
     stored = identity.stored_key(key)
     content = secure_cert.pack(
         [
-            secure_cert.Entry(0, 0, (foreign / "root-ca.pem").read_bytes() + b"\0"),
+            secure_cert.Entry(0, 0, (foreign / "server-ca.pem").read_bytes() + b"\0"),
             secure_cert.Entry(1, 0, leaf + b"\0"),
             secure_cert.Entry(2, 0, stored),
         ]

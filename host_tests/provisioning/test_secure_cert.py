@@ -40,7 +40,7 @@ def run_tool(folder: Path, *args: str) -> bytes:
 def put_inputs(folder: Path, keys: Path, device_id: str) -> tuple[bytes, bytes]:
     chain, key = authority.issue_device(keys, device_id)
     leaf = chain[: chain.index(b"-----END") + len(b"-----END CERTIFICATE-----\n")]
-    (folder / "ca.pem").write_bytes((keys / "root-ca.pem").read_bytes())
+    (folder / "ca.pem").write_bytes((keys / "server-ca.pem").read_bytes())
     (folder / "cert0.pem").write_bytes(leaf)
     (folder / "cert1.pem").write_bytes(chain[len(leaf) :])
     (folder / "key.pem").write_bytes(key)
@@ -66,7 +66,7 @@ def test_the_identity_is_espressifs_byte_for_byte(keys, tmp_path, padding):
     made = run_tool(
         tmp_path, "--secure_cert_type", "cust_flash_tlv", "--esp_secure_cert_csv", "extra.csv"
     )
-    ca = (keys / "root-ca.pem").read_bytes()
+    ca = (keys / "server-ca.pem").read_bytes()
     ours = identity.build_identity(chain, identity.stored_key(key), ca, record, 0x2000)
     assert ours.rstrip(b"\xff") == made.rstrip(b"\xff")
     assert secure_cert.unpack(made) == secure_cert.unpack(ours)

@@ -38,15 +38,15 @@ _CONNACK = b"\x20\x02\x00\x00"
 # Mosquitto's own defaults, but that it drops nothing which a subscriber is slow to take.
 _CONFIGURATION = """\
 listener {port} {bind}
-cafile {pki}/root-ca.pem
-certfile {pki}/server.pem
-keyfile {pki}/server.key
+cafile device-ca.pem
+certfile server.pem
+keyfile server.key
 require_certificate true
 use_identity_as_username true
 max_queued_messages 0
 set_tcp_nodelay true
 
-log_dest file {folder}/broker.log
+log_dest stderr
 log_type error
 log_type information
 """
@@ -112,14 +112,14 @@ class Lab:
         self._discard = socket.create_server((LOOPBACK, 0))
         with socket.create_server((LOOPBACK, 0)) as free:
             port = int(free.getsockname()[1])
-        self._broker = Broker(folder, keys, LOOPBACK, port, _CONFIGURATION)
+        self._broker = Broker(folder, keys, LOOPBACK, port, configuration=_CONFIGURATION)
         self.settings: dict[str, Any] = {
             "host": LOOPBACK,
             "port": port,
             "discard_port": self._discard.getsockname()[1],
             "certificate": str(folder / "device.pem"),
             "key": str(folder / "device.key"),
-            "ca": str(keys / "root-ca.pem"),
+            "ca": str(keys / "server-ca.pem"),
         }
         sources = {"deadline.py": libraries / "deadline.py"}
         for path in (*(libraries / "mqtt").glob("*.py"), *(libraries / "mtls").glob("*.py")):

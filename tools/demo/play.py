@@ -80,7 +80,8 @@ def provision(stage: Stage) -> str:
 
 def _provision_for_host(stage: Stage) -> None:
     """A second device, for a real board or an emulator: it knows this machine as `stage.host`."""
-    ports = {name: address.rpartition(":")[2] for name, address in stage.fleet.addresses.items()}
+    addresses = stage.fleet.addresses
+    ports = {name: addresses[name].rpartition(":")[2] for name in ("broker", "images", "ntp")}
     path = stage.folder / "device/flash.bin"
     path.parent.mkdir()
     stage.signet(
@@ -99,7 +100,7 @@ def _provision_for_host(stage: Stage) -> None:
 def start_servers(stage: Stage) -> str:
     stage.start_servers()
     for name, address in stage.fleet.addresses.items():
-        stage.show.said(f"{name:6} {address}")
+        stage.show.said(f"{name:9} {address}")
     stage.check(
         "to a client without a certificate, broker and image server say nothing",
         not stage.answers_without_certificate(stage.fleet.broker.port, _MQTT_CONNECT)
@@ -215,11 +216,11 @@ def play(stage: Stage) -> bool:
 
 def keep(stage: Stage) -> None:
     """Leave everything running until Ctrl-C, and say how to watch it."""
-    host, port = stage.fleet.addresses["broker"].split(":")
+    host, port = stage.fleet.addresses["operators"].split(":")
     stage.show.title("The fleet goes on until Ctrl-C. To watch it, in another terminal:")
     stage.show.command(f".venv/bin/signet board console {stage.flash.parent}")
     stage.show.command(
-        f".toolchain/bin/mosquitto_sub -h {host} -p {port} --cafile {stage.pki}/root-ca.pem "
+        f".toolchain/bin/mosquitto_sub -h {host} -p {port} --cafile {stage.pki}/server-ca.pem "
         f"--cert {stage.pki}/operator.pem --key {stage.pki}/operator.key -v -t 'signet/+/up/#'"
     )
     if stage.host:

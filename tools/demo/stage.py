@@ -91,7 +91,7 @@ class Stage:
     def start_servers(self) -> None:
         self._cleanup.enter_context(self.fleet)
         self.operator = self._cleanup.enter_context(
-            OperatorSession(self.pki, self.fleet.addresses["broker"], EVERYTHING_DEVICES_SAY)
+            OperatorSession(self.pki, self.fleet.addresses["operators"], EVERYTHING_DEVICES_SAY)
         )
         self._cleanup.callback(self.board.power_off)
 
@@ -222,7 +222,7 @@ class Stage:
 
     def answers_without_certificate(self, port: int, request: bytes) -> bool:
         """Whether a server says anything to a client that trusts it and has no certificate."""
-        context = ssl.create_default_context(cafile=self.pki / "root-ca.pem")
+        context = ssl.create_default_context(cafile=self.pki / "server-ca.pem")
         try:
             with (
                 socket.create_connection((LOOPBACK, port), WAIT_S) as raw,
@@ -237,7 +237,7 @@ class Stage:
         """A session with the certificate of another device, issued for the occasion."""
         folder = self.folder / device
         folder.mkdir()
-        shutil.copy(self.pki / "root-ca.pem", folder)
+        shutil.copy(self.pki / "server-ca.pem", folder)
         chain, key = authority.issue_device(self.pki, device)
         (folder / "operator.pem").write_bytes(chain)
         files.write_new_secret(folder / "operator.key", key)

@@ -52,13 +52,13 @@ def remove_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that others may read, over an older one if there is one."""
+def replace_file(path: Path, data: bytes, mode: int = _PUBLIC_MODE) -> None:
+    """Write a file, which others may read, over an older one if there is one."""
     if path.is_symlink():
         path = path.resolve()  # the file, not the link, is replaced
     if path.exists() and not path.is_file():
         raise SignetError(f"{path}: not a regular file")  # /dev/null, and we may be root
-    with _whole_file(path, data, _PUBLIC_MODE) as temporary:
+    with _whole_file(path, data, mode) as temporary:
         os.replace(temporary, path)
 
 

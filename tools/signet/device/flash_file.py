@@ -29,7 +29,7 @@ _SETTINGS_NAME = "settings.json"  # read by firmware/ondemand/link.py
 
 @dataclass(frozen=True)
 class Credentials:
-    """A device's certificate chain (PEM; leaf first, without the root) and private key.
+    """A device's certificate chain (PEM; leaf first, up to the device CA) and private key.
 
     key: PEM, to be stored as Espressif's tool does. kept: instead, the key as a module that was
     provisioned at the factory holds it; it is stored byte for byte.
@@ -48,7 +48,8 @@ class Template:
     image: bytes
     descriptor: Descriptor
     stage1: dict[str, bytes]
-    ca: bytes
+    ca: bytes  # of servers: what boards trust
+    device_ca: bytes
     release: str
     fleet: str
     _blanks: dict[Wifi | None, bytes] = field(default_factory=dict, repr=False)
@@ -98,7 +99,10 @@ def prepare(
         image=content,
         descriptor=descriptor,
         stage1=compile_stage1(source),
-        ca=files.read_file(pki_folder / "root-ca.pem", "root CA certificate"),
+        ca=files.read_file(authority.anchor(pki_folder, "server"), "server CA's certificate"),
+        device_ca=files.read_file(
+            authority.anchor(pki_folder, "device"), "device CA's certificate"
+        ),
         release=release_digest.hex(),
         fleet=signing.key_digest(pki_folder / "fleet.pub").hex(),
     )
@@ -115,7 +119,7 @@ def build_flash(
     if wifi is not None:
         check_wifi(wifi)
     chain, key = credentials.chain, credentials.key
-    identity.check_device_credentials(chain, key, settings.id, template.ca)
+    identity.check_device_credentials(chain, key, settings.id, template.device_ca)
     chip = template.blank(wifi)
     stored = key if credentials.kept else identity.stored_key(key)
     size = chip.size("esp_secure_cert")

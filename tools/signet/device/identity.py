@@ -30,8 +30,8 @@ _MAX_CHAIN_LEN = 4
 def build_identity(chain: bytes, key: bytes, ca: bytes, record: dict[str, Any], size: int) -> bytes:
     """The content of an identity partition of `size` bytes.
 
-    chain: device certificate and its issuers, without the root; ca: the CA that devices trust;
-    both PEM. key: the device's private key as it is to be stored (`stored_key`). record: the
+    chain: device certificate and its issuers; ca: the CA of servers, which devices trust; both PEM.
+    key: the device's private key as it is to be stored (`stored_key`). record: the
     provisioning record (docs/design.md, "Identity"). Raises SignetError if it does not fit,
     RefusedError if what is read back differs.
     """
@@ -103,19 +103,19 @@ def _read_back(content: bytes, chain: bytes, key: bytes, ca: bytes, record: dict
 
 
 def check_device_credentials(
-    chain_pem: bytes, key_data: bytes, device_id: str, root: bytes
+    chain_pem: bytes, key_data: bytes, device_id: str, device_ca: bytes
 ) -> x509.Certificate:
     """The device's certificate, if a device can log in with it; to be called before it is burned.
 
-    chain_pem: leaf first, then its issuers up to but not including the root; key_data: PEM or DER;
-    root: the root CA's certificate, PEM. Raises RefusedError unless the key is the certificate's
-    own and P-256, the CN is the id, the certificate may be a TLS client's, every certificate is
-    valid today, and the chain ends at the root. (A board accepts a foreign key at load and
+    chain_pem: leaf first, then its issuers, with or without the device CA; key_data: PEM or DER;
+    device_ca: its certificate, PEM. Raises RefusedError unless the key is the certificate's own and
+    P-256, the CN is the id, the certificate may be a TLS client's, every certificate is valid
+    today, and the chain ends at the device CA. (A board accepts a foreign key at load and
     fails at the first handshake: mbedTLS does not compare them.)
     """
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
-        anchor = x509.load_pem_x509_certificate(root)
+        anchor = x509.load_pem_x509_certificate(device_ca)
     except ValueError as error:
         raise RefusedError(f"device certificate: not PEM certificates: {error}") from error
     leaf = chain[0]

@@ -1,13 +1,22 @@
 """The fleet's MQTT broker: a mosquitto process with a generated configuration.
 
-TLS 1.2 or later on the only listener, a client certificate that chains to the fleet's root CA, its
-common name as the user name, and an access list by user name. Revoked certificates are not looked
-for yet. Client ids are not bound to identities: mosquitto lets any client with a valid certificate
-take over the session of a client id that it knows, and what is queued there is lost (never read:
-the access list still goes by the certificate). Only ids that cannot be guessed prevent that.
+TLS 1.2 or later, and three listeners: devices, operators and services, each with the CA that its
+clients' certificates have to be from. The access list goes by names, which is the same: what a CA's
+own certificate permits, OpenSSL holds it to (signet/pki/authority.py). An access list for each
+listener would say it more plainly, but with one mosquitto 2.0 drops what is sent to a device that
+is away. Revoked certificates are not looked for yet.
+
+A device's client id is its certificate's common name, whatever it says itself: it has one session,
+and no other device can take it over. Operators and services choose theirs, and can.
+
+mosquitto never runs as root. Started by root, it runs as another account from its first
+instruction on, in a folder that this account can look into but not change.
 """
 
+import contextlib
 import os
+import pwd
+import resource
 import shutil
 import subprocess
 import time
@@ -15,52 +24,81 @@ from pathlib import Path
 
 from signet import files, locks
 from signet.errors import SignetError
-from signet.pki.names import OPERATOR_NAME
+from signet.fleet import logs
+from signet.pki import authority, names
 from signet.project import TOOLCHAIN
 from signet.run import ending_with_us
 
+MAX_DEVICES = 10_000  # connections at once; fewer where this process may open fewer files
+_MAX_OTHERS = 100  # operators; services
+_OTHER_FILES = 256  # theirs, and the broker's own
+_ACCOUNTS = "mosquitto", "nobody"
 _START_S = 60  # it takes a second; several on a loaded machine
 _STOP_S = 60
 _POLL_S = 0.02
 _MAX_QUOTE_LEN = 400
+_KEY = "server.key"
+_PASSABLE = 0o710  # the account's group goes through, and sees nothing
 _ACCESS_LIST = f"""\
 # A device says what is its own and hears what is its own: %u is its certificate's common name.
-pattern write signet/%u/up/#
-pattern read signet/%u/down/#
+pattern write signet/%u/up/state
+pattern write signet/%u/up/event
+pattern write signet/%u/up/telemetry
+pattern read signet/%u/down/+
 
-user {OPERATOR_NAME}
-topic read signet/+/up/#
-topic write signet/+/down/#
+# Names that no other CA can sign. The levels are those of a device's topics: with '/' in the name
+# of one there were more.
+user {names.OPERATOR_NAME}
+topic read signet/+/up/+
+topic write signet/+/down/+
+
+user {names.SERVICE_NAME}
+topic read signet/+/up/+
+"""
+# Paths are relative to the broker's folder: those above it need not be open to its account.
+_LISTENER = """\
+listener {port} {bind}
+cafile {role}-ca.pem
+certfile server.pem
+keyfile server.key
+tls_version tlsv1.2
+require_certificate true
+use_identity_as_username true
+max_connections {connections}
 """
 # The largest message is an update order: 2,240 bytes and its topic. A board takes one message
 # after the other, each when the one before is answered: so two are in flight to it, which it has
 # room for whatever their size, and the others wait here. What waits for one board is bounded; what
-# is beyond that, mosquitto drops with a line in its log.
-# Denied publications and subscriptions appear in the log at level debug only.
+# is beyond that, mosquitto drops with a line in its log. A session is kept for longer than an order
+# can live. Memory: a device of 10,000 takes 21 KB, and retained messages of at most 24 KB.
 _CONFIGURATION = """\
-listener {port} {bind}
-cafile {pki}/root-ca.pem
-certfile {pki}/server.pem
-keyfile {pki}/server.key
-tls_version tlsv1.2
-require_certificate true
-use_identity_as_username true
 allow_anonymous false
-acl_file {folder}/broker/access
+acl_file access
 
+{device}
+use_username_as_clientid true
+max_qos 1
+
+{operator}
+{service}
 set_tcp_nodelay true
 max_packet_size 8192
 max_inflight_messages 2
 max_queued_messages 1000
 max_queued_bytes 2097152
+persistent_client_expiration 35d
+memory_limit 1073741824
 
 persistence true
-persistence_location {folder}/broker/
+persistence_location db/
 autosave_interval 10
 
-log_dest file {folder}/broker.log
+log_dest stderr
 log_timestamp_format %Y-%m-%dT%H:%M:%S
-log_type all
+log_type error
+log_type warning
+log_type notice
+log_type information
 """
 
 
@@ -68,15 +106,25 @@ class Broker:
     """One mosquitto process on one folder; start and stop it as often as needed."""
 
     def __init__(
-        self, folder: Path, pki: Path, bind: str, port: int, configuration: str = _CONFIGURATION
+        self,
+        folder: Path,
+        pki: Path,
+        bind: str,
+        port: int,
+        operators_port: int = 0,
+        services_port: int = 0,
+        configuration: str = _CONFIGURATION,
     ):
-        """configuration: as the fleet's, with the same {names} in it."""
+        """port: for devices. configuration: as the fleet's, with some of the {names} in it."""
         self.port = port
+        self.operators_port = operators_port
+        self.services_port = services_port
         self._folder = folder
+        self._home = folder / "broker"
         self._pki = pki
         self._bind = bind
         self._configuration = configuration
-        self._log = folder / "broker.log"
+        self.log = folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -93,26 +141,35 @@ class Broker:
         claimed = locks.claim(
             self._folder / "lock", refusal, "stop it first, or use another folder"
         )
-        with claimed as lock, self._log.open("ab") as log:
-            configuration = self._write_configuration()
+        account = _choose_account() if os.geteuid() == 0 else None
+        with claimed as lock, logs.open_log(self.log) as log:
+            self._lay_out(account)
             logged = log.tell()
             self._process = subprocess.Popen(
-                [*ending_with_us(), program, "-c", configuration],
+                [*ending_with_us(), program, "-c", "mosquitto.conf"],
+                cwd=self._home,  # entered before the account changes
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: we stop it in order
                 pass_fds=[lock.fileno()],  # locked for as long as mosquitto lives
+                umask=0o077,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
             )  # fmt: skip
             locks.name_holder(lock, self._process.pid)
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
-            said = self._log.read_bytes()[logged:]
+            with self.log.open("rb") as file:
+                file.seek(logged)
+                said = file.read()
             if self._process.poll() is not None:
-                raise SignetError(f"mosquitto ended at once: {_last_error(said)}")
+                hint = f"started by root, it runs as {account.pw_name}" if account else None
+                raise SignetError(f"mosquitto ended at once: {_last_error(said)}", hint)
             if b" running\n" in said:
                 return
             time.sleep(_POLL_S)
         self.stop()
-        raise SignetError(f"mosquitto does not listen after {_START_S} s, see {self._log}")
+        raise SignetError(f"mosquitto does not listen after {_START_S} s, see {self.log}")
 
     def stop(self) -> None:
         """Stop mosquitto; it saves its sessions and what is queued for them."""
@@ -125,19 +182,70 @@ class Broker:
             self._process.kill()
             self._process.wait()
         self._process = None
+        (self._home / _KEY).unlink(missing_ok=True)
 
-    def _write_configuration(self) -> Path:
-        broker = self._folder / "broker"
-        broker.mkdir(mode=files.SECRET_FOLDER_MODE, exist_ok=True)
-        text = self._configuration.format(
-            port=self.port, bind=self._bind, pki=self._pki.resolve(), folder=self._folder.resolve()
-        )
-        if os.geteuid() == 0:
-            text += "user root\n"  # or it becomes a user who cannot read the server's key
-        files.replace_file(broker / "access", _ACCESS_LIST.encode())
-        os.chmod(broker / "access", files.SECRET_MODE)  # mosquitto asks for it
-        files.replace_file(broker / "mosquitto.conf", text.encode())
-        return broker / "mosquitto.conf"
+    def _lay_out(self, account: pwd.struct_passwd | None) -> None:
+        """Write what mosquitto reads; what it writes has a folder of its own.
+
+        account: whose process it will be; None if ours. Nothing is written by root where that
+        account could put a link.
+        """
+        try:
+            self._home.mkdir(mode=files.SECRET_FOLDER_MODE, exist_ok=True)
+            database = self._home / "db"
+            database.mkdir(mode=files.SECRET_FOLDER_MODE, exist_ok=True)
+            if account:
+                os.chown(self._home, 0, account.pw_gid)
+                self._home.chmod(_PASSABLE)
+                if database.stat().st_uid != account.pw_uid:
+                    for path in (*database.iterdir(), database):
+                        os.chown(path, account.pw_uid, account.pw_gid)
+            for name, content in self._contents().items():
+                files.replace_file(self._home / name, content, files.SECRET_MODE)
+                if account:
+                    os.chown(self._home / name, account.pw_uid, account.pw_gid)
+        except OSError as error:
+            raise SignetError(f"{self._home}: cannot lay out: {error.strerror}") from error
+
+    def _contents(self) -> dict[str, bytes]:
+        """Configuration, access lists, and copies of the certificates and the key."""
+        ports = {
+            "device": self.port, "operator": self.operators_port, "service": self.services_port
+        }  # fmt: skip
+        listeners = {
+            role: _LISTENER.format(
+                role=role, port=port, bind=self._bind,
+                connections=_count_devices() if role == "device" else _MAX_OTHERS,
+            )
+            for role, port in ports.items()
+        }  # fmt: skip
+        text = self._configuration.format(port=self.port, bind=self._bind, **listeners)
+        contents = {"mosquitto.conf": text.encode(), "access": _ACCESS_LIST.encode()}
+        for role in ports:
+            path = authority.anchor(self._pki, role)
+            contents[path.name] = files.read_file(path, "CA certificate")
+        for name in ("server.pem", _KEY):
+            contents[name] = files.read_file(self._pki / name, "server's certificate or key")
+        return contents
+
+
+def _choose_account() -> pwd.struct_passwd:
+    """Whose process the broker is when root starts it."""
+    for name in _ACCOUNTS:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise SignetError(
+        f"the broker never runs as root: expected an account {_ACCOUNTS}, found none",
+        "start it as another user, or make one: adduser --system mosquitto",
+    )
+
+
+def _count_devices() -> int:
+    """How many may be connected: operators get in even if each file is taken that we may open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return MAX_DEVICES
+    return max(1, min(MAX_DEVICES, most - _OTHER_FILES))
 
 
 def _find_mosquitto() -> Path:
@@ -152,5 +260,6 @@ def _find_mosquitto() -> Path:
 
 
 def _last_error(log: bytes) -> str:
-    lines = [line for line in log.decode(errors="replace").splitlines() if "rror" in line]
-    return "; ".join(lines)[-_MAX_QUOTE_LEN:] or "it gave no reason"
+    lines = log.decode(errors="replace").splitlines()
+    telling = [line for line in lines if "rror" in line or "denied" in line]
+    return "; ".join(telling)[-_MAX_QUOTE_LEN:] or "it gave no reason"

@@ -24,11 +24,20 @@ def group() -> None:
 @click.option("--pki", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Folder that `signet pki init` made.")  # fmt: skip
 @click.option("--bind", default=serving.LOOPBACK, show_default=True, help="Address to listen on.")
-@click.option("--broker-port", default=8883, show_default=True, type=_PORT)
+@click.option("--broker-port", default=8883, show_default=True, type=_PORT, help="For devices.")
+@click.option("--operators-port", default=8884, show_default=True, type=_PORT, help="The broker's.")
+@click.option("--services-port", default=8885, show_default=True, type=_PORT, help="The broker's.")
 @click.option("--images-port", default=8443, show_default=True, type=_PORT)
 @click.option("--ntp-port", default=8123, show_default=True, type=_PORT, help="UDP.")
 def fleet_serve(
-    folder: Path, pki: Path, bind: str, broker_port: int, images_port: int, ntp_port: int
+    folder: Path,
+    pki: Path,
+    bind: str,
+    broker_port: int,
+    operators_port: int,
+    services_port: int,
+    images_port: int,
+    ntp_port: int,
 ) -> None:
     """Run broker, image server and time server on DIR until Ctrl-C.
 
@@ -37,9 +46,10 @@ def fleet_serve(
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopped.set())
-    with serving.Fleet(folder, pki, bind, broker_port, images_port, ntp_port) as servers:
+    ports = broker_port, images_port, ntp_port, operators_port, services_port
+    with serving.Fleet(folder, pki, bind, *ports) as servers:
         for name, address in servers.addresses.items():
-            click.echo(f"{name:7} {address}")
+            click.echo(f"{name:9} {address}")
         click.echo(f"signet: images from {folder}/images, logs in {folder}; Ctrl-C stops", err=True)
         while not stopped.wait(_WATCH_S):
             if not servers.broker.running:

@@ -1,9 +1,9 @@
 """The folder of a fleet's servers: what lies in it, and where they listen.
 
 DIR/images/<model>/<version>.img  what the image server gives out
-DIR/images.log                    one line of JSON a request
-DIR/broker/                       mosquitto's configuration, access list and database
-DIR/broker.log                    mosquitto's log
+DIR/images.log, broker.log        one line of JSON a request; mosquitto's log. Older: .log.1
+DIR/broker/                       mosquitto's configuration, access lists, and copies of its keys
+DIR/broker/db/                    its sessions, and what it retains
 DIR/fleet.json                    addresses, while the servers run
 DIR/lock                          held by mosquitto: a second one, or one left over, is noticed
 """
@@ -22,7 +22,7 @@ SEGMENT = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
 def running_address(folder: Path, server: str) -> str:
     """Where a server of a fleet folder listens, "host:port"; SignetError if none runs there.
 
-    server: "broker", "images" or "ntp".
+    server: "broker" (for devices), "images", "ntp", "operators" or "services" (of the broker).
     """
     state = folder / STATE_NAME
     if not state.exists():

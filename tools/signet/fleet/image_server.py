@@ -1,8 +1,9 @@
 """The fleet's image server (HTTPS).
 
-It gives files below one folder to clients whose certificate chains to the fleet's root CA, whole or
-one range at a time (RFC 9110 section 14), and writes a line of JSON for every request. It lists
-nothing, follows no link out of its folder and takes no uploads.
+It gives files below one folder to devices, whole or one range at a time (RFC 9110 section 14), and
+writes a line of JSON for every request. A device is who has a certificate from the fleet's device
+CA whose common name is a device id: others get no TLS session, or 403. It lists nothing, follows no
+link out of its folder and takes no uploads.
 """
 
 import asyncio
@@ -16,7 +17,9 @@ from typing import Any, BinaryIO
 
 from aiohttp import web
 
+from signet.fleet import logs
 from signet.fleet.folder import SEGMENT
+from signet.pki import authority, names
 
 _CHUNK_LEN = 64 * 1024
 _STALL_S = 60  # a client that takes nothing for this long is dropped
@@ -76,7 +79,7 @@ class ImageServer:
             self._runner = None
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        entry = {
+        entry: dict[str, Any] = {
             "time": round(time.time(), 3),
             "identity": _identity(request),
             "method": request.method,
@@ -86,6 +89,9 @@ class ImageServer:
             "sent": 0,  # bytes of the body that were handed to the connection
         }
         try:
+            if not names.DEVICE_ID.fullmatch(entry["identity"] or ""):
+                entry["status"] = 403
+                return web.Response(status=403, text="not a device's certificate\n")
             file = self._open(request.path)
             if file is None:
                 return web.Response(status=404, text="not found\n")
@@ -93,8 +99,8 @@ class ImageServer:
                 return await _send(request, file, entry)
         finally:  # also when the client goes away in the middle
             # JSON escapes what the client wrote: it cannot forge a second line.
-            with self._log.open("a") as log:
-                log.write(json.dumps(entry) + "\n")
+            with logs.open_log(self._log) as log:
+                log.write(json.dumps(entry).encode() + b"\n")
 
     def _open(self, path: str) -> BinaryIO | None:
         """Open the file that a request path names, or return None.
@@ -159,23 +165,24 @@ def _head(request: web.Request, stat: os.stat_result) -> tuple[web.StreamRespons
 
 
 def _identity(request: web.Request) -> str | None:
-    """The common name in the client's certificate, which the handshake has verified."""
+    """The common name in the client's certificate, which the handshake has verified.
+
+    None unless there is exactly one.
+    """
     subject = (request.get_extra_info("peercert") or {}).get("subject", ())
-    for relative_name in subject:
-        for field, value in relative_name:
-            if field == "commonName":
-                return str(value)
-    return None
+    found = [value for each in subject for field, value in each if field == "commonName"]
+    return str(found[0]) if len(found) == 1 else None
 
 
 def server_context(pki: Path) -> ssl.SSLContext:
-    """TLS 1.2 or later; clients need a certificate for clients that chains to the root CA.
+    """TLS 1.2 or later; clients need a certificate for clients from the device CA.
 
-    Raises OSError (ssl.SSLError is one) if the files are missing or do not fit together.
+    Raises SignetError without a device CA, and OSError (ssl.SSLError is one) if the other files are
+    missing or do not fit together.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(pki / "root-ca.pem")
+    context.load_verify_locations(authority.anchor(pki, "device"))
     context.load_cert_chain(pki / "server.pem", pki / "server.key")
     return context

@@ -1,7 +1,7 @@
 """The servers that a fleet talks to: mosquitto, image server and time server, on one folder.
 
-Every client has to show a certificate that chains to the fleet's root CA; its common name is its
-identity, and the access list goes by that. Revoked certificates are not looked for yet.
+Every client has to show a certificate from the CA of its role: the image server takes devices
+alone, the broker has a port for each role. Revoked certificates are not looked for yet.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Self
 
 from signet import files
 from signet.errors import SignetError
+from signet.fleet import logs
 from signet.fleet.broker import Broker
 from signet.fleet.folder import STATE_NAME
 from signet.fleet.image_server import ImageServer, server_context
@@ -28,6 +29,7 @@ _PORTS = 20_000, 32_768
 
 _START_S = 60  # it takes a second; several on a loaded machine
 _STOP_S = 60
+_TIDY_S = 1
 
 
 class Fleet:
@@ -44,6 +46,8 @@ class Fleet:
         broker_port: int = 0,
         images_port: int = 0,
         ntp_port: int = 0,
+        operators_port: int = 0,
+        services_port: int = 0,
         clock_ns: Callable[[], int] = time.time_ns,
     ):
         """folder: made if it is missing. pki: what `pki init` made. clock_ns: what the time server
@@ -51,7 +55,7 @@ class Fleet:
         self.folder = folder
         self.images_port = images_port
         self.ntp_port = ntp_port
-        self.broker = Broker(folder, pki, bind, broker_port)
+        self.broker = Broker(folder, pki, bind, broker_port, operators_port, services_port)
         self._pki = pki
         self._bind = bind
         self._images = folder / "images"
@@ -60,10 +64,16 @@ class Fleet:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where clients on this machine reach broker, images and ntp: "host:port" each."""
+        """Where clients on this machine reach the servers: "host:port" each.
+
+        broker, images, ntp: for devices; operators, services: the broker's, for these.
+        """
         host = "localhost" if self._bind in ("0.0.0.0", "::") else self._bind
         host = f"[{host}]" if ":" in host else host
-        ports = {"broker": self.broker.port, "images": self.images_port, "ntp": self.ntp_port}
+        ports = {
+            "broker": self.broker.port, "images": self.images_port, "ntp": self.ntp_port,
+            "operators": self.broker.operators_port, "services": self.broker.services_port,
+        }  # fmt: skip
         return {name: f"{host}:{port}" for name, port in ports.items()}
 
     def start(self) -> None:
@@ -74,15 +84,20 @@ class Fleet:
         except OSError as error:
             raise SignetError(
                 f"cannot serve {self.folder} with the certificates in {self._pki}: {error}",
-                "signet pki init makes root-ca.pem, server.pem and server.key",
+                "signet pki init makes server.pem and server.key",
             ) from error
-        self.broker.port = self.broker.port or free_port(self._bind)
+        broker = self.broker
+        broker.port = broker.port or free_port(self._bind)
         self.images_port = self.images_port or free_port(self._bind)
         self.ntp_port = self.ntp_port or free_port(self._bind)
-        self.broker.start()
+        broker.operators_port = broker.operators_port or free_port(self._bind)
+        broker.services_port = broker.services_port or free_port(self._bind)
+        broker.start()
+        log = self.folder / "images.log"
         self._background = _Background(
-            ImageServer(self._images, self.folder / "images.log", context),
+            ImageServer(self._images, log, context),
             TimeServer(self._clock_ns),
+            [log, broker.log],
         )
         try:
             self.images_port, self.ntp_port = self._background.start(
@@ -111,9 +126,11 @@ class Fleet:
 
 
 class _Background:
-    """Image and time server on an event loop of their own, in a thread."""
+    """Image and time server on an event loop of their own, in a thread; it keeps logs short."""
 
-    def __init__(self, images: ImageServer, ntp: TimeServer):
+    def __init__(self, images: ImageServer, ntp: TimeServer, log_files: list[Path]):
+        self._log_files = log_files
+        self._tidying: asyncio.Task[None]
         self._images = images
         self._ntp = ntp
         self._loop = asyncio.new_event_loop()
@@ -123,6 +140,7 @@ class _Background:
         """Listen; returns both ports. Raises OSError; `stop` has to be called after it, too."""
 
         async def listen() -> tuple[int, int]:
+            self._tidying = asyncio.create_task(self._tidy())
             return (
                 await self._images.start(bind, images_port),
                 await self._ntp.start(bind, ntp_port),
@@ -131,8 +149,15 @@ class _Background:
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(listen(), self._loop).result(_START_S)
 
+    async def _tidy(self) -> None:
+        while True:
+            for path in self._log_files:
+                logs.trim(path)
+            await asyncio.sleep(_TIDY_S)
+
     def stop(self) -> None:
         """Close ports and connections, and end the thread."""
+        self._loop.call_soon_threadsafe(self._tidying.cancel)
         self._loop.call_soon_threadsafe(self._ntp.stop)
         asyncio.run_coroutine_threadsafe(self._images.stop(), self._loop).result(_STOP_S)
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -19,6 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from signet.errors import RefusedError, SignetError
+from signet.pki import authority
 
 EVERYTHING_DEVICES_SAY = "signet/+/up/#"
 
@@ -63,7 +64,8 @@ class OperatorSession:
     def __init__(
         self, pki: Path, address: str, subscribe: str | None = None, timeout_s: float = 10
     ):
-        """pki: folder with root-ca.pem and operator.pem/.key. subscribe: a topic filter."""
+        """pki: folder with server-ca.pem and operator.pem/.key. address: where operators connect.
+        subscribe: a topic filter."""
         self.messages: list[Message] = []  # in order of arrival, the first 100,000
         self._address = address
         self._subscribe = subscribe
@@ -194,15 +196,15 @@ class OperatorSession:
 
 
 def _client_context(pki: Path) -> ssl.SSLContext:
-    """TLS 1.2 or later, server verified against the fleet's root CA, the operator's certificate."""
+    """TLS 1.2 or later, server verified against the fleet's server CA, operator's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # CERT_REQUIRED, host name checked
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_verify_locations(pki / "root-ca.pem")
+        context.load_verify_locations(authority.anchor(pki, "server"))
         context.load_cert_chain(pki / "operator.pem", pki / "operator.key")
     except OSError as error:
         raise SignetError(
-            f"{pki}: cannot use root-ca.pem, operator.pem and operator.key: {error}",
+            f"{pki}: cannot use operator.pem and operator.key: {error}",
             "signet pki init makes them",
         ) from error
     return context

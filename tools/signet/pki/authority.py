@@ -1,11 +1,19 @@
 """A fleet's keys and certificates: one folder of PEM files, made once.
 
-    root-ca     signs all below; burned into every device as the CA it trusts
-    device-ca   signs device certificates and nothing else (path length 0)
-    server      broker and image server: serverAuth, the names from --host
-    operator    the fleet operator's client certificate, CN "operator:demo"
-    release     RSA-3072, signs images; belongs offline
-    fleet       RSA-3072, signs update orders
+    server-ca    signs `server`; burned into every device as the CA it trusts
+    device-ca    signs device certificates
+    operator-ca  signs `operator`
+    service-ca   signs `service`
+    server       broker and image server: serverAuth, the names from --host
+    operator     the fleet operator's client certificate, CN "operator.signet"
+    service      a back end's client certificate, CN "service.signet": it may read what devices say
+    release      RSA-3072, signs images; belongs offline
+    fleet        RSA-3072, signs update orders
+
+The four CAs have no root in common: what a certificate may do is told by who issued it. So who has
+one CA's key gets nothing of what the others give. Brokers that go by names can do so, because name
+constraints in the CAs' own certificates keep their names apart: operators and services have a name
+each, and the device CA none with a dot.
 
 `<name>.pem` is a certificate, `<name>.pub` a bare public key, `<name>.key` a private key with mode
 0600. `init_pki` makes the folder whole or not at all; nothing here ever overwrites a file. The
@@ -29,11 +37,10 @@ from signet import files
 from signet.errors import RefusedError, SignetError
 from signet.pki import names
 
-ROOT_CA_DAYS = 25 * 365
-DEVICE_CA_DAYS = 20 * 365
+CA_DAYS = {"server": 25 * 365, "device": 20 * 365, "operator": 20 * 365, "service": 20 * 365}
 DEVICE_DAYS = 15 * 365  # the life of a device in the field: it cannot renew by itself yet
 SERVER_DAYS = 397  # what browsers accept; servers can be renewed at any time
-OPERATOR_DAYS = 397
+CLIENT_DAYS = 397  # operator and service
 CLOCK_SKEW = datetime.timedelta(hours=1)  # certificates are valid at once where clocks differ
 
 SIGNING_KEY_BITS = 3072  # Secure Boot v2 knows this size only
@@ -48,15 +55,18 @@ class Authority:
     key: ec.EllipticCurvePrivateKey
 
 
-def init_pki(folder: Path, hosts: list[str]) -> None:
+def init_pki(folder: Path, hosts: list[str], crl_url: str | None = None) -> None:
     """Make the folder with all keys and certificates of a new fleet.
 
-    hosts: DNS names and IP addresses of broker and image server, at least one. Raises RefusedError
-    if the folder exists and is not empty. The files appear together, by one rename.
+    hosts: DNS names and IP addresses of broker and image server, at least one. crl_url: where a
+    list of revoked devices will be; it goes into the device CA's own certificate, and from there
+    into each device's. Raises RefusedError if the folder exists and is not empty. The files appear
+    together, by one rename.
     """
     server_names = [_general_name(host) for host in hosts]
     if not server_names:
         raise SignetError("no host name for the server certificate, expected at least one")
+    crl = [] if crl_url is None else [_crl_place(crl_url)]
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise RefusedError(f"{folder}: exists, and keys are never overwritten",
                            "choose another folder, or move this one away")  # fmt: skip
@@ -64,7 +74,7 @@ def init_pki(folder: Path, hosts: list[str]) -> None:
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
         temporary.mkdir(files.SECRET_FOLDER_MODE)
-        _fill(temporary, server_names)
+        _fill(temporary, server_names, crl)
         os.rename(temporary, folder)  # fails unless `folder` is missing or still empty
     except OSError as error:
         raise SignetError(f"{folder}: cannot create: {error.strerror}") from error
@@ -72,36 +82,47 @@ def init_pki(folder: Path, hosts: list[str]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was renamed
 
 
-def _fill(folder: Path, server_names: list[x509.GeneralName]) -> None:
-    root_key = _new_key()
-    root = Authority(
-        _certificate(_name("Signet root CA"), root_key.public_key(), ROOT_CA_DAYS, None, root_key,
-                     _ca_extensions(path_length=1)),
-        root_key,
-    )  # fmt: skip
-    _save_pair(folder, "root-ca", root.certificate, root_key)
-    for name, subject, days, extensions in (
-        ("device-ca", "Signet device CA", DEVICE_CA_DAYS, _ca_extensions(path_length=0)),
-        ("server", "Signet server", SERVER_DAYS,
-         [*_leaf_extensions(ExtendedKeyUsageOID.SERVER_AUTH),
-          (x509.SubjectAlternativeName(server_names), False)]),
-        ("operator", names.OPERATOR_NAME, OPERATOR_DAYS,
-         _leaf_extensions(ExtendedKeyUsageOID.CLIENT_AUTH)),
-    ):  # fmt: skip
+def _fill(folder: Path, server_names: list[x509.GeneralName], crl: "_Extensions") -> None:
+    authorities = {}
+    for role, days in CA_DAYS.items():
         key = _new_key()
+        extensions = _ca_extensions(role) + (crl if role == "device" else [])
         certificate = _certificate(
-            _name(subject),
-            key.public_key(),
-            days,
-            root.certificate,
-            root.key,
-            extensions,
+            _name(f"Signet {role} CA"), key.public_key(), days, None, key, extensions
         )
-        _save_pair(folder, name, certificate, key)
+        authorities[role] = Authority(certificate, key)
+        _save_pair(folder, f"{role}-ca", certificate, key)
+    for role, subject, days, more in (
+        ("server", "Signet server", SERVER_DAYS,
+         [(x509.SubjectAlternativeName(server_names), False)]),
+        ("operator", names.OPERATOR_NAME, CLIENT_DAYS, []),
+        ("service", names.SERVICE_NAME, CLIENT_DAYS, []),
+    ):  # fmt: skip
+        issuer, key = authorities[role], _new_key()
+        extensions = [*_leaf_extensions(_PURPOSES[role]), *more]
+        certificate = _certificate(
+            _name(subject), key.public_key(), days, issuer.certificate, issuer.key, extensions
+        )
+        _save_pair(folder, role, certificate, key)
     for name in ("release", "fleet"):
         signing_key = rsa.generate_private_key(SIGNING_KEY_EXPONENT, SIGNING_KEY_BITS)
         files.create_exclusive(folder / f"{name}.key", _key_pem(signing_key), files.SECRET_MODE)
         files.create_exclusive(folder / f"{name}.pub", _public_pem(signing_key.public_key()))
+
+
+def anchor(folder: Path, role: str) -> Path:
+    """The certificate of the CA for a role, "server", "device", "operator" or "service".
+
+    SignetError if the folder has none.
+    """
+    path = folder / f"{role}-ca.pem"
+    if not path.is_file():
+        found = "an older fleet's root-ca.pem" if (folder / "root-ca.pem").exists() else "none"
+        raise SignetError(
+            f"{folder}: expected {path.name}, the CA of {role} certificates, found {found}",
+            "signet pki init makes a fleet; boards of an older one have to be provisioned again",
+        )
+    return path
 
 
 def issue_device(folder: Path, device_id: str, serial: int | None = None) -> tuple[bytes, bytes]:
@@ -121,15 +142,22 @@ def certify_device(
     """A certificate for a device's key, wherever that was made: chain PEM: leaf, device CA."""
     names.check_device_id(device_id)
     authority = load_device_ca(folder)
+    # In the CA's own certificate it says where the list of what this CA revoked is: the same list.
+    crl = [
+        (each.value, False)
+        for each in authority.certificate.extensions
+        if isinstance(each.value, x509.CRLDistributionPoints)
+    ]
     certificate = _certificate(
         _name(device_id), public_key, DEVICE_DAYS, authority.certificate, authority.key,
-        _leaf_extensions(ExtendedKeyUsageOID.CLIENT_AUTH), serial,
+        [*_leaf_extensions(_PURPOSES["device"]), *crl], serial,
     )  # fmt: skip
     return _certificate_pem(certificate) + _certificate_pem(authority.certificate)
 
 
 def load_device_ca(folder: Path) -> Authority:
     """The CA that signs device certificates; SignetError if it is missing or not a pair."""
+    anchor(folder, "device")
     return _load_authority(folder, "device-ca")
 
 
@@ -139,6 +167,12 @@ def new_serial() -> int:
 
 
 _Extensions = list[tuple[x509.ExtensionType, bool]]
+_PURPOSES = {
+    "server": ExtendedKeyUsageOID.SERVER_AUTH,
+    "device": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "operator": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "service": ExtendedKeyUsageOID.CLIENT_AUTH,
+}
 
 
 def _certificate(
@@ -174,11 +208,18 @@ def _certificate(
     return builder.sign(issuer_key, hashes.SHA256())
 
 
-def _ca_extensions(path_length: int) -> _Extensions:
-    return [
-        (x509.BasicConstraints(ca=True, path_length=path_length), True),
+def _ca_extensions(role: str) -> _Extensions:
+    extensions: _Extensions = [
+        (x509.BasicConstraints(ca=True, path_length=0), True),
         (_key_usage(key_cert_sign=True, crl_sign=True), True),
+        # OpenSSL holds a CA to the purpose of what it issues; mbedTLS looks at the leaf alone.
+        (x509.ExtendedKeyUsage([_PURPOSES[role]]), False),
     ]
+    if role in _NAMES:
+        # RFC 5280 wants it critical, but mbedTLS does not load such a certificate, and a board
+        # shows that of the device CA. OpenSSL goes by it either way.
+        extensions.append((_NAMES[role], False))
+    return extensions
 
 
 def _leaf_extensions(purpose: x509.ObjectIdentifier) -> _Extensions:
@@ -203,6 +244,13 @@ def _general_name(host: str) -> x509.GeneralName:
         if not names.HOST_NAME.fullmatch(host):
             raise SignetError(f"host {host!r}, expected a DNS name or an IP address") from None
         return x509.DNSName(host)
+
+
+def _crl_place(url: str) -> tuple[x509.ExtensionType, bool]:
+    if not names.CRL_URL.fullmatch(url):
+        raise SignetError(f"CRL URL {url!r}, expected http:// or https://, up to 128 characters")
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return x509.CRLDistributionPoints([point]), False
 
 
 def _name(common_name: str) -> x509.Name:
@@ -254,3 +302,13 @@ def _public_pem(key: rsa.RSAPublicKey) -> bytes:
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+
+
+# What names each can sign, whoever has its key. Of a client's names a broker takes the first CN. A
+# subject has to begin with what is permitted. And OpenSSL takes a CN that could be a DNS name, with
+# two labels or more, for one.
+_NAMES = {
+    "device": x509.NameConstraints(None, [x509.DNSName("")]),  # no DNS name
+    "operator": x509.NameConstraints([x509.DirectoryName(_name(names.OPERATOR_NAME))], None),
+    "service": x509.NameConstraints([x509.DirectoryName(_name(names.SERVICE_NAME))], None),
+}

@@ -22,11 +22,17 @@ def group() -> None:
     required=True,
     help="DNS name or IP address of broker and image server; may be repeated.",
 )
-def pki_init(folder: Path, hosts: tuple[str, ...]) -> None:
+@click.option(
+    "--crl-url",
+    metavar="URL",
+    help="Where a list of revoked devices will be. Each device's certificate names it, and those "
+    "already made cannot get it later.",
+)
+def pki_init(folder: Path, hosts: tuple[str, ...], crl_url: str | None) -> None:
     """Make FOLDER with the keys and certificates of a new fleet.
 
     Private keys have mode 0600. Nothing is ever overwritten: FOLDER must not exist or be empty.
     """
-    authority.init_pki(folder, list(hosts))
+    authority.init_pki(folder, list(hosts), crl_url)
     for path in sorted(folder.iterdir()):
         click.echo(path)

@@ -1,13 +1,19 @@
-"""What the names in certificates look like: of devices, hosts, and the operator."""
+"""What the names in certificates look like: of devices, hosts, operators and services."""
 
 import re
 
 from signet.errors import SignetError
 
-OPERATOR_NAME = "operator:demo"  # ':' keeps it apart from every device id
+# A dot makes them names that the device CA cannot sign (signet/pki/authority.py).
+OPERATOR_NAME = "operator.signet"
+SERVICE_NAME = "service.signet"
 DEVICE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
                         r"(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")  # fmt: skip
+
+
+CRL_URL = re.compile(r"(?=.{1,128}\Z)https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?"
+                     r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")  # fmt: skip
 
 
 def check_device_id(device_id: str) -> None:

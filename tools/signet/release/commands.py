@@ -17,7 +17,9 @@ _FLEET = click.option(
     "--fleet", "folder", type=FOLDER, required=True, help="Folder of `fleet serve`."
 )
 _BROKER = click.option(
-    "--broker", metavar="HOST:PORT", help="Default: the one that serves the folder."
+    "--broker",
+    metavar="HOST:PORT",
+    help="Where it takes operators. Default: of the one that serves the folder.",
 )
 _DEVICE = click.option("--device", required=True, help="Device id.")
 
@@ -53,7 +55,7 @@ def release_publish(
     The broker keeps the order for a device that is away. A device that has never connected to this
     broker cannot be sent one.
     """
-    broker = broker or running_address(folder, "broker")
+    broker = broker or running_address(folder, "operators")
     content = files.read_file(image_path, "image")
     with refusals_about(image_path):
         order = publishing.release(pki_folder, folder, broker, device, content, expires_in, number)
@@ -82,7 +84,7 @@ def release_console(
     it said is in its events: "console opens", or why not.
     """
     names.check_device_id(device)  # or '+' and '/' would reach other topics
-    broker = broker or running_address(folder, "broker")
+    broker = broker or running_address(folder, "operators")
     with refusals_about(path):
         token = console.send(pki_folder, broker, device, files.read_file(path, "token"))
     click.echo(

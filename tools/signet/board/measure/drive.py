@@ -123,7 +123,7 @@ class Drive:
     def _update(self, content: bytes, end: str) -> None:
         self._begin(f"order {Descriptor(content[:BLOCK_LEN]).version}")
         plan, fleet = self._plan, self._fleet
-        broker = fleet.addresses["broker"]
+        broker = fleet.addresses["operators"]
         self._publish(
             lambda: publishing.release(plan.pki, fleet.folder, broker, self._device, content)
         )
@@ -224,7 +224,7 @@ class Drive:
             raise _NotHeldError(str(error)) from error
 
     def _open_session(self) -> None:
-        address = self._fleet.addresses["broker"]
+        address = self._fleet.addresses["operators"]
         self._session = OperatorSession(self._plan.pki, address, EVERYTHING_DEVICES_SAY)
         self._session.__enter__()
         self._reports = 0
