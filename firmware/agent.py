@@ -71,11 +71,12 @@ class Agent:
     on_trial: whether this version has not been confirmed yet.
     order: number of the order that was accepted last; is_ordered: it waits to be carried out.
     clock_floor: Unix seconds before which it cannot be.
+    timed: Unix seconds at which the time was authenticated last; 0: it is SNTP's; None: nobody's.
     state: what goes out on up/state, but for its last fields; made before there is a session, as
     what makes it is not to take memory beside a connection.
     """
 
-    tries = None
+    tries = timed = None
     recent = restarts = order = 0
     on_trial = is_ordered = False
 

@@ -18,7 +18,7 @@ from mqtt.codec import MQTTError
 _DEBUG = const(False)
 _KEEPALIVE_S = const(60)
 _HANDSHAKE_S = const(20)
-_TIMEOUT_S = const(60)  # to join the network, set the clock and shake hands; for an acknowledgement
+_TIMEOUT_S = const(60)  # for network, time and handshake; for an acknowledgement
 _MAX_PACKET = const(2304)  # an update order is the largest message
 _QUEUE = const(4)
 _PATIENCE = const(2)  # restarts in a row that are still taken for an accident
@@ -51,7 +51,7 @@ class Session:
         from firmware.ondemand import link
 
         agent = self.agent
-        host, port = await link.setup(agent)
+        host, port = await link.broker(agent)
         del link
         unload()
         return await mtls.open_stream(host, port, agent.context, _HANDSHAKE_S)
@@ -169,7 +169,7 @@ class Session:
                 agent.note(kind, times)
                 from firmware.ondemand import incoming
 
-                await incoming.handle(agent, kind, message, self.publish)
+                await incoming.handle(self, kind, message)
             except MemoryError:
                 raise  # after a restart there may be room for it, and it comes again
             except Exception as error:  # the operator's to mend; it must not come again and again

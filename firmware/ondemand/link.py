@@ -1,4 +1,4 @@
-"""The network: Wi-Fi, joined again and again, and the time from it."""
+"""The network: Wi-Fi, joined again and again, and the time from it, guessed and then checked."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import json
 import network
 from micropython import const
 
-from firmware.ondemand import sntp, store
+from firmware.ondemand import store, unload
 
 _PATH = const("/settings.json")
 _LIMIT = const(1024)
@@ -14,14 +14,25 @@ _TIMEOUT_S = const(30)
 
 
 async def setup(agent):
-    """Join the network, if need be, and set the clock; OSError if there is no network.
-
-    Returns ("host", port) of the broker.
-    """
+    """Join the network, if need be, and guess the time; OSError if there is no network."""
     record = agent.boot.record
     await join(record["id"])
-    await sntp.set_clock(agent.clock_floor, *host_port(record["ntp"]))
-    return host_port(record["broker"])
+    if not agent.timed:
+        from firmware.ondemand import sntp
+
+        if await sntp.set_clock(agent.clock_floor, *host_port(record["ntp"])):
+            agent.timed = 0
+        del sntp
+        unload()
+
+
+async def broker(agent):
+    """Do what comes before a connection to the broker; ("host", port) of it."""
+    await setup(agent)
+    from firmware.ondemand import sync
+
+    await sync.query(agent)
+    return host_port(agent.boot.record["broker"])
 
 
 async def join(hostname):

@@ -6,7 +6,6 @@ from firmware.ondemand import timekeeping, unload
 async def begin(session):
     """Subscribe, say what we are, and have a trial confirmed; whoever called us calls `unload`."""
     agent = session.agent
-    timekeeping.Clock(agent.clock_floor).keep()
     await session.client.subscribe(session.prefix + "down/#", 1)
     await publish_state(session)
     print("signet: connected to", agent.boot.record["broker"].rpartition(":")[0])
@@ -28,5 +27,6 @@ async def publish_state(session):
     state = agent.state
     state["order"] = agent.order
     state["time"] = timekeeping.now()
+    state["timed"] = bool(agent.timed)
     state["dropped"] = session.dropped()
     await session.publish("state", state, 1, True)

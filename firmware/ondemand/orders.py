@@ -103,12 +103,17 @@ def check_fresh(order, record, last, now):
         raise OrderError("order is for device %r, this is %r" % (order["device"], record["id"]))
     if order["number"] <= last:
         raise OrderError("order %d is not above the last one, %d" % (order["number"], last))
+    check_time(order, now)
+    if order["expires"] - order["number"] > _LIFETIME_S:
+        raise OrderError("order is valid for more than 30 days")
+
+
+def check_time(order, now):
+    """Raise OrderError if the order is expired, or from too far ahead.  now: Unix seconds."""
     if order["expires"] <= now:
         raise OrderError("order expired at %d, it is %d" % (order["expires"], now))
     if order["number"] > now + _AHEAD_S:
         raise OrderError("order was issued at %d, it is %d" % (order["number"], now))
-    if order["expires"] - order["number"] > _LIFETIME_S:
-        raise OrderError("order is valid for more than 30 days")
 
 
 def accept(wire, boot, files, now):
@@ -133,6 +138,7 @@ def accept(wire, boot, files, now):
 def resume(boot, files, now):
     """The order that a restart interrupted, verified and checked again; None if there is none.
 
+    now: Unix seconds; while the time is not authenticated, the least that it can be.
     Raises TrustError, the order then being dropped, if it may not go on.
     """
     from firmware.ondemand.install import forget, load_done

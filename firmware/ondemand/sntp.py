@@ -20,15 +20,16 @@ class TimeError(Exception):
 
 
 async def set_clock(floor, host, port):
-    """Ask a time server once.  Without an answer above the floor the clock stays as it is."""
+    """Ask a time server once; whether the clock is set: not without an answer above the floor."""
     try:
         unix_s = await query(host, port)
         if unix_s < floor:
             raise TimeError("%d is before the floor %d" % (unix_s, floor))
     except (OSError, TimeError) as error:
         print("signet: error: time server %s: %s" % (host, error))
-    else:
-        set_time(unix_s)
+        return False
+    set_time(unix_s)
+    return True
 
 
 async def query(host, port):

@@ -2,8 +2,7 @@
 
 from micropython import const
 
-from firmware.ondemand import control, store, unload
-from firmware.ondemand.timekeeping import Clock
+from firmware.ondemand import control, store, timekeeping, unload
 
 _HEAP_KB = const(16)  # to reserve, unless the provisioning record or the image says otherwise
 
@@ -17,7 +16,7 @@ def prepare(agent):
     boot.heap = reserve.reserve(max(boot.record.get("heap_kb", _HEAP_KB), boot.heap))
     del reserve
     unload()
-    agent.clock_floor = Clock(boot.clock_floor).floor
+    agent.clock_floor = timekeeping.start(boot.clock_floor)
     agent.is_ordered = store.exists(store.ORDER_PATH)
     from firmware.ondemand import credentials
 

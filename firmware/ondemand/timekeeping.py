@@ -1,10 +1,9 @@
 """Wall clock: Unix seconds that never fall below what the board can be sure of.
 
-SNTP (firmware/ondemand/sntp.py) is not authenticated, so it may move time only above the floor:
-the build time of the verified image, the number of the last order (its time of
-issue, signed), and the last time at which a server's certificate was accepted.  A
-forged reply can move it forward until the next one; orders and certificates then look
-expired, and nothing old looks fresh.
+The floor is the build time of the verified image, what the number of the last order proves, and
+the last time that was authenticated (firmware/ondemand/sync.py).  SNTP
+(firmware/ondemand/sntp.py) is not: it is a guess above the floor that lets TLS start, and nothing
+that lasts comes of it.
 """
 
 import time
@@ -30,23 +29,25 @@ def set_time(unix_s):
     machine.RTC().datetime((year, month, day, weekday, hour, minute, second, 0))
 
 
-class Clock:
-    def __init__(self, floor):
-        """Start no earlier than `floor` (Unix seconds) and the last time that was kept."""
-        saved = store.load(_PATH, 16)
-        self._saved = int(saved) if saved and saved.isdigit() else 0
-        if self._saved > floor + _LIFE_S:  # damaged, or put there by somebody
-            self._saved = 0
-        self.floor = max(floor, self._saved)
-        if now() < self.floor:
-            set_time(self.floor)
+def start(floor):
+    """Have the clock start no earlier than `floor` and the last time that was kept.
 
-    def keep(self):
-        """Remember the time, once a day.  To be called when a server's certificate was valid:
+    Returns the later of the two; Unix seconds.
+    """
+    floor = max(floor, _load(floor))
+    if now() < floor:
+        set_time(floor)
+    return floor
 
-        else one forged reply could push the floor, and with it the board, out of reach.
-        """
-        unix_s = now()
-        if unix_s > self._saved + _SAVE_EVERY_S:
-            store.save(_PATH, b"%d" % unix_s)
-            self._saved = unix_s
+
+def keep(unix_s):
+    """Remember an authenticated time, once a day; of any other, a forged one would last."""
+    if unix_s > _load(unix_s) + _SAVE_EVERY_S:
+        store.save(_PATH, b"%d" % unix_s)
+
+
+def _load(known_s):
+    """The last time that was kept, or 0.  known_s: a time that it cannot be far above."""
+    saved = store.load(_PATH, 16)
+    unix_s = int(saved) if saved and saved.isdigit() else 0
+    return unix_s if unix_s <= known_s + _LIFE_S else 0  # damaged, or put there by somebody

@@ -10,8 +10,8 @@ import json
 from micropython import const
 
 import mtls
-from firmware.ondemand import install, link, orders, store, timekeeping, unload
-from firmware.ondemand.download import Download, ServerError
+from firmware.ondemand import install, link, orders, store, unload
+from firmware.ondemand.download import Download
 from firmware.ondemand.install import BLOCK_LEN
 from firmware.ondemand.timekeeping import now
 from trust import TrustError
@@ -36,13 +36,14 @@ async def run(agent, restarts):
             words = "%d restarts in the middle of it, last: %s"
             raise UpdateError(words % (restarts, boot["reason"]))
         await _prepare(agent)
-        order = orders.resume(agent.boot, store, now())
+        # What may be a forged time must not make it look expired.
+        order = orders.resume(agent.boot, store, agent.clock_floor)
         unload()
         if order:
             agent.order = order["number"]
             await _carry_out(order, agent)
             return
-    except (TrustError, ServerError) as error:
+    except TrustError as error:
         _give_up("refused", agent, order, error)
     except (UpdateError, OSError) as error:
         _give_up("failed", agent, order, error)
@@ -55,7 +56,7 @@ def _give_up(result, agent, order, error):
 
 
 async def _prepare(agent):
-    """Network and clock.  Without a network there is nothing better to do than to wait for it.
+    """Network, and a guess at the time.  Without a network it is best to wait for it.
 
     Without the memory for one, the board restarts, which `run` bounds.
     """
@@ -102,8 +103,14 @@ async def _fetch(task, order, agent):
             reason = "block %d of %d: %s" % (task.done, task.total, words)
             del shortage, error
             print("signet: error: download:", reason)
-            if failures > _RETRIES or now() > order["expires"]:
+            if failures > _RETRIES or (agent.timed and now() > order["expires"]):
                 raise UpdateError(reason)
+            if not agent.timed:  # where no certificate is valid, perhaps, as a forged guess may be
+                from firmware.ondemand import sync
+
+                await sync.query(agent)
+                del sync
+                unload()
             pause = _BACKOFF_S << failures - 1
             agent.beat(pause)
             await asyncio.sleep(pause)
@@ -112,12 +119,12 @@ async def _fetch(task, order, agent):
 async def _attempt(task, order, agent):
     host, port = link.host_port(agent.boot.record["images"])
     stream = await mtls.open_stream(host, port, agent.context, _TIMEOUT_S)
-    timekeeping.Clock(agent.clock_floor).keep()
     download = Download(stream, host, order["path"], order["size"])
     try:
         block = bytearray(BLOCK_LEN)
         view = memoryview(block)
-        await download.request(order["size"] - BLOCK_LEN, order["size"] - 1)
+        headers = await download.request(order["size"] - BLOCK_LEN, order["size"] - 1)
+        _check_time(order, agent, headers, stream)
         await download.readinto(view)
         task.check_signature(block)
         unload()
@@ -135,6 +142,16 @@ async def _attempt(task, order, agent):
                 print("signet: debug: download: block %d is in flash" % task.done)
     finally:
         await download.close()
+
+
+def _check_time(order, agent, headers, stream):
+    """Have the time from the server, and the order checked against it: until now it was a guess."""
+    from firmware.ondemand import sync
+
+    sync.set_clock(agent, headers, stream)
+    orders.check_time(order, now())
+    del sync
+    unload()
 
 
 def _show_memory(device):

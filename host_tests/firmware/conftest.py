@@ -120,11 +120,12 @@ def update(
         restarts: int = 0,
         stall_s: float = PATIENCE_S,
         lack: str = "",
+        guess: int = 0,
     ) -> Result:
         started = time.monotonic()
         done = subprocess.run(
             [micropython, "-X", "heapsize=128wK", repo / "host_tests/pure/update_client.py",
-             repo, firmware(stall_s), str(port), order, str(restarts), lack],
+             repo, firmware(stall_s), str(port), order, str(restarts), lack, str(guess)],
             capture_output=True, text=True, timeout=2 * PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

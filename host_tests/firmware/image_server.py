@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import slots
@@ -49,21 +50,31 @@ class Connection:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    def answer(self, data: bytes, start: int, end: int, extra: str = "") -> None:
-        """The right answer, and behind it what there is in `extra`."""
-        self.send(head(start, end, len(data), extra=extra) + data[start : end + 1])
+    def answer(self, data: bytes, start: int, end: int, **changes: Any) -> None:
+        """The right answer; changes: as of `head`."""
+        self.send(head(start, end, len(data), **changes) + data[start : end + 1])
 
-    def serve(self, data: bytes, count: int = 100) -> None:
+    def serve(self, data: bytes, count: int = 100, **changes: Any) -> None:
         """Answer `count` requests, or until the board closes the connection."""
         for _ in range(count):
-            self.answer(data, *self.request())
+            self.answer(data, *self.request(), **changes)
+
+
+def date(unix_s: int) -> str:
+    return formatdate(unix_s, usegmt=True)
 
 
 def head(
-    start: int, end: int, size: int, status: str = "206 Partial Content", extra: str = ""
+    start: int,
+    end: int,
+    size: int,
+    status: str = "206 Partial Content",
+    extra: str = "",
+    dates: tuple[str, ...] = (date(slots.NOW),),
 ) -> bytes:
     lines = (
         f"HTTP/1.1 {status}",
+        *(f"Date: {value}" for value in dates),
         f"Content-Range: bytes {start}-{end}/{size}",
         f"Content-Length: {end - start + 1}",
     )
@@ -126,7 +137,9 @@ class Result:
     holds_image: bool
     boots: str
     beats: list[float]
-    kept: int
+    kept: str  # the content of /time
+    clock: list[int]  # what it was set to
+    events: list[list[str]]
     took_s: float = 0
 
 

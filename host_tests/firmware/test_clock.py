@@ -1,4 +1,4 @@
-"""`clock` and `sntp` under CPython: the time, its floor, and time servers."""
+"""`timekeeping` and `sntp` under CPython: the time, its floor, and time servers."""
 
 import asyncio
 import socket
@@ -50,17 +50,17 @@ def load_clock(load: Load) -> ModuleType:
     return module
 
 
-def set_clock(load: Load, clock: SimpleNamespace) -> None:
-    asyncio.run(load("ondemand.sntp").set_clock(clock.floor, "ntp.example", 123))
+def set_clock(load: Load, floor: int) -> bool:
+    return bool(asyncio.run(load("ondemand.sntp").set_clock(floor, "ntp.example", 123)))
 
 
 def test_clock_starts_at_its_floor(load: Load, machine: Machine, ticks: Ticks) -> None:
     clock = load_clock(load)
     assert clock.now() == NOW
-    clock.Clock(NOW)
-    clock.Clock(NOW - 1)
+    assert clock.start(NOW) == NOW
+    assert clock.start(NOW - 1) == NOW - 1
     assert machine.set_to == []
-    clock.Clock(NOW + 12345)
+    assert clock.start(NOW + 12345) == NOW + 12345
     assert [rtc_seconds(value) for value in machine.set_to] == [NOW + 12345]
 
 
@@ -77,7 +77,7 @@ def test_clock_of_a_port_that_counts_from_2000(
     monkeypatch.setattr(ticks, "gmtime", lambda seconds: tuple(time.gmtime(seconds + epoch))[:8])
     assert epoch == clock.EPOCH
     ticks.unix_s = 0
-    clock.Clock(NOW)
+    clock.start(NOW)
     assert [rtc_seconds(value) for value in machine.set_to] == [NOW]
 
 
@@ -85,8 +85,8 @@ def test_clock_takes_the_later_of_floor_and_last_time(
     load: Load, machine: Machine, tmp_path: Path
 ) -> None:
     (tmp_path / "time").write_bytes(b"%d" % (NOW + 500))
-    assert load_clock(load).Clock(NOW + 100).floor == NOW + 500
-    assert load_clock(load).Clock(NOW + 900).floor == NOW + 900
+    assert load_clock(load).start(NOW + 100) == NOW + 500
+    assert load_clock(load).start(NOW + 900) == NOW + 900
     assert [rtc_seconds(value) for value in machine.set_to] == [NOW + 500, NOW + 900]
 
 
@@ -98,57 +98,46 @@ def test_clock_ignores_a_damaged_file(
 ) -> None:
     """Nothing on vfs may keep a board from starting, or push its floor out of reach."""
     (tmp_path / "time").write_bytes(text)
-    assert load_clock(load).Clock(NOW + 1).floor == NOW + 1
+    assert load_clock(load).start(NOW + 1) == NOW + 1
     assert [rtc_seconds(value) for value in machine.set_to] == [NOW + 1]
 
 
 def test_time_server_moves_the_clock_only_above_the_floor(
     load: Load, play: Play, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = load_clock(load).Clock(NOW)
     play(load, NOW - 1)
-    set_clock(load, clock)
+    assert not set_clock(load, NOW)
     assert machine.set_to == []
     assert (
         f"time server ntp.example: {NOW - 1} is before the floor {NOW}" in capsys.readouterr().out
     )
     for unix_s in (NOW, NOW + 77, NOW + 5):
         play(load, unix_s)
-        set_clock(load, clock)
+        assert set_clock(load, NOW)
         assert rtc_seconds(machine.set_to[-1]) == unix_s
 
 
 def test_time_server_that_fails(load: Load, play: Play, machine: Machine) -> None:
-    clock = load_clock(load).Clock(NOW)
     for error in (OSError(110), load("ondemand.sntp").TimeError("no answer")):
         play(load, error)
-        set_clock(load, clock)
+        assert not set_clock(load, NOW)
     assert machine.set_to == []
 
 
-def test_forged_time_is_not_kept(
-    load: Load, play: Play, ticks: Ticks, machine: Machine, tmp_path: Path
+def test_time_is_kept_once_a_day(load: Load, tmp_path: Path) -> None:
+    clock = load_clock(load)
+    for at_s, kept_s in ((0, 0), (86400, 0), (86401, 86401), (-500, 86401), (172802, 172802)):
+        clock.keep(NOW + at_s)
+        assert (tmp_path / "time").read_bytes() == b"%d" % (NOW + kept_s)
+
+
+@pytest.mark.parametrize("text", [b"x", b"9" * 16])
+def test_a_damaged_file_does_not_keep_the_time_from_being_kept(
+    load: Load, tmp_path: Path, text: bytes
 ) -> None:
-    """Only a time at which a server's certificate was accepted becomes the floor."""
-    clock = load_clock(load).Clock(NOW)
-    play(load, NOW + 3_000_000_000 // 2)
-    set_clock(load, clock)
-    assert list(tmp_path.iterdir()) == []
-    play(load, NOW + 60)
-    set_clock(load, clock)
-    assert rtc_seconds(machine.set_to[-1]) == NOW + 60
-
-
-def test_time_is_kept_once_a_day(load: Load, ticks: Ticks, tmp_path: Path) -> None:
-    clock = load_clock(load).Clock(NOW)
-    clock.keep()
+    (tmp_path / "time").write_bytes(text)
+    load_clock(load).keep(NOW)
     assert (tmp_path / "time").read_bytes() == b"%d" % NOW
-    ticks.unix_s += 86400
-    clock.keep()
-    assert (tmp_path / "time").read_bytes() == b"%d" % NOW
-    ticks.unix_s += 1
-    clock.keep()
-    assert (tmp_path / "time").read_bytes() == b"%d" % (NOW + 86401)
 
 
 # sntp

@@ -214,11 +214,11 @@ def test_only_configuration_may_be_retained(load: Load, device: SimpleNamespace)
     """What is retained comes with each connection: a command would be obeyed each time."""
     load("ondemand.control")  # which keeps its files in the test's own folder then
     incoming = load("ondemand.incoming")
-    agent = SimpleNamespace(device=device)
+    session = SimpleNamespace(agent=SimpleNamespace(device=device, timed=1))
 
     def take(kind: str, retain: bool) -> None:
         message = SimpleNamespace(payload=b'{"a":1}', retain=retain)
-        asyncio.run(incoming.handle(agent, kind, message, None))
+        asyncio.run(incoming.handle(session, kind, message))
 
     for kind in ("down/order", "down/console", "down/command"):
         with pytest.raises(ValueError, match="retained"):

@@ -18,6 +18,7 @@ from host_tests.firmware.image_server import (
     answers_206,
     check_given_up,
     check_staged,
+    date,
     head,
     image,
 )
@@ -33,7 +34,8 @@ def test_update(update: Callable[..., Result]) -> None:
     assert server.requests == [(4 * BLOCK, 5 * BLOCK - 1), (0, 5 * BLOCK - 1)]
     assert server.connections == 1
     assert len(result.beats) >= 5
-    assert result.kept == 1  # the time at which the server's certificate was accepted
+    assert result.clock == [slots.NOW]
+    assert (result.kept, result.events) == (str(slots.NOW), [])
 
 
 REFUSED = {
@@ -54,18 +56,18 @@ REFUSED = {
     ),
     "no range": (
         answers(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 4096\r\n\r\n" + bytes(4096)),
-        "server sent range None, expected 'bytes 16384-20479/20480'",
+        "server sent range b'', expected b'bytes 16384-20479/20480'",
     ),
     "no length": (
         answers(b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 16384-20479/20480\r\n\r\n"),
-        "server sent None bytes, expected 4096",
+        "server sent b'' bytes, expected 4096",
     ),
-    "wrong start": (answers_206(start=-1), "server sent range 'bytes 16383-20479/20480', expected"),
-    "wrong end": (answers_206(end=-1), "server sent range 'bytes 16384-20478/20480', expected"),
-    "wrong total": (answers_206(size=1), "server sent range 'bytes 16384-20479/20481', expected"),
-    "length too small": (answers_206(length=-1), "server sent '4095' bytes, expected 4096"),
-    "length too large": (answers_206(length=1), "server sent '4097' bytes, expected 4096"),
-    "chunked": (answers_206("Transfer-Encoding: chunked\r\n"), "server sent '4096' bytes"),
+    "wrong start": (answers_206(start=-1), "server sent range b'bytes 16383-20479/20480', "),
+    "wrong end": (answers_206(end=-1), "server sent range b'bytes 16384-20478/20480', expected"),
+    "wrong total": (answers_206(size=1), "server sent range b'bytes 16384-20479/20481', expected"),
+    "length too small": (answers_206(length=-1), "server sent b'4095' bytes, expected 4096"),
+    "length too large": (answers_206(length=1), "server sent b'4097' bytes, expected 4096"),
+    "chunked": (answers_206("Transfer-Encoding: chunked\r\n"), "server sent b'4096' bytes"),
     "two ranges": (
         answers_206("content-range: bytes 0-4095/20480\r\n"),
         "server sent a bad header: b'content-range: bytes 0-4095/20480'",
@@ -98,6 +100,53 @@ def test_refused_answers(update: Callable[..., Result], name: str) -> None:
     check_given_up(result, "refused", reason)
     assert server.connections == 1  # asking again is no use
     assert server.requests == [(4 * BLOCK, 5 * BLOCK - 1)]
+
+
+DATES = {
+    # name: (Date headers, reason, whether the time itself is refused)
+    "none": ((), "server sent date b''", True),
+    "malformed": (("2025-10-09T08:53:20Z",), "server sent date b'2025-", True),
+    "after the certificate": (
+        (date(slots.NOW + 200 * slots.DAY),), "is not within its certificate's", True,
+    ),
+    "before the certificate": (
+        (date(slots.NOW - 300 * slots.DAY),), "is not within its certificate's", True,
+    ),
+    "below the floor": (
+        (date(slots.ISSUED - slots.DAY - 301),), "is below the floor 17598", True,
+    ),
+    "two": ((date(slots.NOW), date(slots.NOW + 1)), "server sent a bad header: b'Date: ", False),
+    "after the order's expiry": ((date(slots.ISSUED + slots.DAY),), "order expired at", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("guess_days", [0, -50])
+@pytest.mark.parametrize("name", DATES)
+def test_nothing_is_installed_at_a_time_that_is_not_right(
+    update: Callable[..., Result], name: str, guess_days: int
+) -> None:
+    """Whatever the clock says by itself."""
+    dates, reason, is_event = DATES[name]
+    with Server([lambda connection: connection.serve(image(), dates=dates)]) as server:
+        result = update(server.port, guess=guess_days * slots.DAY)
+    check_given_up(result, "refused", reason)
+    assert (server.connections, len(server.requests)) == (1, 1)
+    assert ("time refused: " in str(result.events)) == is_event
+    if name != "after the order's expiry":
+        assert (result.clock, result.kept) == ([], "")
+
+
+@pytest.mark.parametrize("guess_days", [-50, 60, 300])
+def test_a_wrong_guess_does_not_keep_an_update_back(
+    update: Callable[..., Result], guess_days: int
+) -> None:
+    with Server([lambda connection: connection.serve(image())]) as server:
+        result = update(server.port, guess=guess_days * slots.DAY)
+    check_staged(result)
+    way = "ahead" if guess_days > 0 else "behind"
+    jump = f"time of the time server was {abs(guess_days) * slots.DAY} s {way}"
+    assert result.events == [["security", jump]]
+    assert (result.clock, result.kept) == ([slots.NOW], str(slots.NOW))
 
 
 def test_too_much_in_the_first_answer(update: Callable[..., Result]) -> None:
@@ -180,7 +229,8 @@ def test_headers_as_servers_write_them(update: Callable[..., Result]) -> None:
         while True:
             start, end = connection.request()
             connection.send(
-                b"HTTP/1.1 206 \r\nDate: Sat, 21 Nov 2026 00:00:00 GMT\r\nX-Empty:\r\nx-empty:\r\n"
+                b"HTTP/1.1 206 \r\ndate:  Thu, 09 Oct 2025 08:53:20 GMT \r\n"
+                b"X-Empty:\r\nx-empty:\r\n"
                 b"content-LENGTH:%d\r\ncontent-range:  bytes %d-%d/20480  \r\n\r\n"
                 % (end - start + 1, start, end)
             )

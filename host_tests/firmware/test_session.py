@@ -57,6 +57,7 @@ class Agent:
         self.boot = SimpleNamespace(record={"id": "dev-0001", "broker": "localhost:1"})
         self.client_id = "dev-0001-0"
         self.clock_floor = 0
+        self.timed: int | None = None
         self.supervisor = self.device = self
         self.outbox: list[tuple[str, Any, int]] = []
         self.dropped = [0, 0]
@@ -102,11 +103,10 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(sys.modules, "mqtt.client", client)
         monkeypatch.setitem(sys.modules, "mtls", ModuleType("mtls"))
         monkeypatch.setattr(client, "Message", lambda *_: None)
-        keeper = SimpleNamespace(keep=lambda: None)
         on_demand: dict[str, dict[str, Any]] = {
             "trial": {"confirm": confirm},
-            "timekeeping": {"Clock": lambda _: keeper, "now": lambda: 1},
-            "incoming": {"handle": lambda agent, kind, message, publish: agent.handle(kind)},
+            "timekeeping": {"now": lambda: 1},
+            "incoming": {"handle": lambda session, kind, message: session.agent.handle(kind)},
         }
         for name, attributes in on_demand.items():
             part = ModuleType("firmware.ondemand." + name)

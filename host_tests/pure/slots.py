@@ -155,6 +155,26 @@ def reseal(signature_block):
     return body + struct.pack("<I", binascii.crc32(body)) + bytes(signature_block[1200:])
 
 
+def element(tag, *contents):
+    """A DER element."""
+    content = b"".join(contents)
+    length = len(content)
+    if length < 128:
+        return bytes((tag, length)) + content
+    return bytes((tag, 0x82, length >> 8, length & 255)) + content
+
+
+def certificate(first=b"250101000000Z", last=b"20260201000000Z", version=b"\xa0\x03\x02\x01\x02"):
+    """What of a server's certificate says when it is valid: two UTCTime or GeneralizedTime."""
+    times = [element(0x17 if len(text) == 13 else 0x18, text) for text in (first, last)]
+    serial = element(0x02, bytes(16))
+    names = element(0x30, bytes(11)), element(0x30, bytes(200))
+    to_be_signed = element(
+        0x30, version, serial, names[0], names[1], element(0x30, times[0], times[1]), names[1]
+    )
+    return element(0x30, to_be_signed, names[0], element(0x03, bytes(70)))
+
+
 def state_record(
     sequence=1, active=0, a=(3, 0), b=(0, 0), floor=1, order=0, magic=b"SGBS", crc=None
 ):

@@ -57,6 +57,21 @@ def test_what_is_mounted_is_what_was_verified():
         assert buf == slots.whole(slots.payload_unit("1.1.0", number))
 
 
+def test_the_number_of_an_order_is_a_floor_for_the_clock():
+    """It was at most a day ahead when it was accepted, so no more is proven."""
+    # order: floor
+    cases = {
+        0: slots.BUILT,
+        slots.BUILT + slots.DAY: slots.BUILT,
+        slots.BUILT + slots.DAY + 1: slots.BUILT + 1,
+        slots.ISSUED: slots.ISSUED - slots.DAY,
+        0xFFFFFFFF: 0xFFFFFFFF - slots.DAY,
+    }
+    for order in cases:
+        boot, _ = BoardSim(order=order).boot()
+        assert boot.clock_floor == cases[order]
+
+
 def test_which_slot_runs():
     # name: (images in a and b, state, slot that runs, record after)
     trial = {"b": (STAGED, TRIES)}

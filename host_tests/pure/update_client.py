@@ -1,9 +1,10 @@
-"""The updater under MicroPython, over plain TCP: FILE REPO FOLDER PORT ORDER RESTARTS LACK
+"""The updater under MicroPython, over plain TCP: FILE REPO FOLDER PORT ORDER RESTARTS LACK GUESS
 
 Accepts an order, carries it out against a server on 127.0.0.1, boots again, and prints one line of
 JSON: what was reported, and what has changed on the board.  FOLDER: where `firmware` is.  ORDER: a
 name of vectors.py.  RESTARTS: how often the board has restarted in a row.  LACK: "", or what of
-memory there is too little for: "TLS", or "IDF", the heap that the network lives on.
+memory there is too little for: "TLS", or "IDF", the heap that the network lives on.  GUESS: seconds
+by which the clock is wrong when the update starts.
 """
 
 import json
@@ -25,9 +26,10 @@ class Agent:
 
     def __init__(self, boot):
         self.boot = boot
-        self.device = Nothing(uptime_s=lambda: 5)
-        self.clock_floor = 0
-        self.kept = []
+        self.device = Nothing(uptime_s=lambda: 5, event=self.event)
+        self.clock_floor = boot.clock_floor
+        self.timed = 0
+        self.events = []
         self.reports = []
         self.beats = []
         self.restart_reason = None
@@ -36,6 +38,9 @@ class Agent:
 
     def report(self, result, **details):
         self.reports.append([result, details.get("reason")])
+
+    def event(self, name, **details):
+        self.events.append([name, details["reason"]])
 
     def beat(self, ahead_s=0):
         self.beats.append(ahead_s)
@@ -48,7 +53,7 @@ async def done(*args):
     pass
 
 
-def main(repo, folder, port, order_name, restarts, lack):
+def main(repo, folder, port, order_name, restarts, lack, guess):
     sys.path[:] = (".frozen", folder, repo + "/lib", repo + "/host_tests/pure")
     heaps = [(131072, 30000, 17000, 2000) if lack == "IDF" else (131072, 68000, 63000, 60000)]
     sys.modules["esp32"] = Nothing(HEAP_DATA=4, idf_heap_info=lambda capabilities: heaps)
@@ -58,23 +63,27 @@ def main(repo, folder, port, order_name, restarts, lack):
     import slots
     from board_sim import BoardSim
 
-    from firmware.ondemand import link, orders, updater
+    from firmware.ondemand import link, orders, timekeeping, updater
 
     async def open_stream(host, port, context, timeout_s):
         if lack == "TLS":
             raise MemoryError("out of memory in TLS: mbedTLS -0x10 MPI_ALLOC_FAILED")
-        return await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(host, port)
+        reader.secure = Nothing(getpeercert=lambda is_binary: slots.certificate())
+        return reader, writer
 
     board = BoardSim("1.0.0", "1.0.0", b=(3, 0))
     updater.store = board.files
-    updater.now = lambda: slots.NOW
+    clock = [slots.NOW + int(guess)]
+    updater.now = timekeeping.now = lambda: clock[-1]
+    timekeeping.set_time = clock.append
+    timekeeping.store = board.files
+    updater.unload = lambda: None  # or other modules than these would come
     updater.mtls = Nothing(open_stream=open_stream)
     link.setup = done
-    agent = Agent(board.boot()[0])
-    keeper = Nothing(keep=lambda: agent.kept.append(1))
-    updater.timekeeping = Nothing(Clock=lambda floor: keeper)
+    orders.accept(slots.order(order_name), board.boot()[0], board.files, slots.NOW)
+    agent = Agent(board.boot()[0])  # the restart
     agent.boot.record["images"] = "127.0.0.1:" + port
-    orders.accept(slots.order(order_name), agent.boot, board.files, slots.NOW)
     before = board.snapshot()
     asyncio.run(updater.run(agent, int(restarts)))
     after = board.snapshot()
@@ -82,6 +91,7 @@ def main(repo, folder, port, order_name, restarts, lack):
     holds = [slot.sector(number) == slots.whole(data)
              for number, data in enumerate(slots.image_blocks("1.1.0"))]  # fmt: skip
     boot, _ = board.boot()
+    kept = board.files.content.pop("/time", b"").decode()
     print(json.dumps({
         "reports": agent.reports,
         "restart": agent.restart_reason if agent.restarted else None,
@@ -91,7 +101,9 @@ def main(repo, folder, port, order_name, restarts, lack):
         "holds_image": all(holds),
         "boots": boot.version,
         "beats": agent.beats,
-        "kept": len(agent.kept),
+        "kept": kept,
+        "clock": clock[1:],
+        "events": agent.events,
     }))  # fmt: skip
 
 

@@ -51,6 +51,7 @@ class Stream:
 
     Only one task may read and one may write at a time.
     out_buf: what `write` could not hand over and `drain` still has to; empty if nothing.
+    secure: MicroPython's TLS object.
     early: the byte that came with the end of the handshake, or None.
     """
 
@@ -60,7 +61,7 @@ class Stream:
 
     def __init__(self, raw, secure, host):
         self._raw = raw
-        self._secure = secure
+        self.secure = secure
         self._host = host
 
     async def readinto(self, buf):
@@ -71,12 +72,12 @@ class Stream:
             return 1
         await asyncio.sleep_ms(0)  # a peer that is faster than us must not starve other tasks
         try:
-            got = self._secure.readinto(buf)
+            got = self.secure.readinto(buf)
             while got is None:
                 # The unix port sleeps a millisecond for each look at a TLS object; for a socket, it
                 # waits.
                 await _wait(asyncio.core._io_queue.queue_read, self._raw)
-                got = self._secure.readinto(buf)
+                got = self.secure.readinto(buf)
         except (OSError, ValueError) as error:
             raise explain(self._host, self._heard, error)
         self._heard = self._heard or bool(got)
@@ -99,13 +100,13 @@ class Stream:
         await asyncio.sleep_ms(0)
         rest = memoryview(self.out_buf)
         while rest:
-            await _wait(asyncio.core._io_queue.queue_write, self._secure)
+            await _wait(asyncio.core._io_queue.queue_write, self.secure)
             rest = rest[self._write(rest) :]
         self.out_buf = b""
 
     def _write(self, buf):
         try:
-            return self._secure.write(buf) or 0  # None: not now
+            return self.secure.write(buf) or 0  # None: not now
         except (OSError, ValueError) as error:
             raise explain(self._host, self._heard, error)
 
@@ -114,7 +115,7 @@ class Stream:
 
     async def wait_closed(self):
         """Close the connection, without a TLS close_notify (MicroPython sends none)."""
-        self._secure.close()
+        self.secure.close()
 
 
 def _wait(queue, stream):

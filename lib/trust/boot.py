@@ -45,8 +45,8 @@ def select(identity, state, slots, platform):
         boot.profile = descriptor.profile
         boot.build_time = descriptor.build_time
         boot.heap = descriptor.heap
-        # The number of an order is its time of issue.
-        boot.clock_floor = max(descriptor.build_time, state.order)
+        # The number of an order was at most a day ahead of the time at which it was accepted.
+        boot.clock_floor = max(descriptor.build_time, state.order - 86400)
         return boot, descriptor.payload_len
     reasons = ["slot %s: %s" % ("ab"[slot], why) for slot, _, why in boot.refused]
     raise BootError("no slot may run: " + ("; ".join(reasons) or "none is confirmed"))

@@ -99,7 +99,7 @@ async def _download_real(order, agent):
 
     install.forget(store)
     task = install.Install(order, agent.boot, store)
-    updater.timekeeping = agent
+    updater.mtls = agent
     await updater._attempt(task, order, agent)
     install.forget(store)
     if task.done != task.total:
@@ -113,7 +113,7 @@ async def _download_bare(order, agent):
 
     host, port = host_port(agent.boot.record["images"])
     reader, writer = await mtls.open_stream(host, port, agent.context)
-    agent.keep()
+    agent.started = time.ticks_us()
     request = "GET %s HTTP/1.1\r\nHost: %s\r\nRange: bytes=0-%d\r\n\r\n"
     writer.write((request % (order["path"], host, order["size"] - 1)).encode())
     await writer.drain()
@@ -147,17 +147,19 @@ class _Agent:
         self.boot = boot
         self.context = mtls.client_context(identity.certificate, identity.key, identity.ca)
         self.clock_floor = 0
+        self.timed = None
+        self.outbox = []
         self.device = self
         self.started = 0
         self.first = None  # when the first block was written
 
-    def Clock(self, floor):
-        """In place of the clock that a download asks to remember the time."""
-        return self
+    async def open_stream(self, *args):
+        """In place of `mtls`: a download begins when its connection stands."""
+        import mtls
 
-    def keep(self):
-        """Called by a download as soon as its connection stands."""
+        stream = await mtls.open_stream(*args)
         self.started = time.ticks_us()
+        return stream
 
     def uptime_s(self):
         """Asked for when a download tells the memory."""
