@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from signet.options import FOLDER
+from signet.options import FOLDER, echo
 from signet.pki import authority
 
 
@@ -29,4 +29,4 @@ def pki_init(folder: Path, hosts: tuple[str, ...]) -> None:
     """
     authority.init_pki(folder, list(hosts))
     for path in sorted(folder.iterdir()):
-        click.echo(path)
+        echo(path)

@@ -11,9 +11,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from signet import files
 from signet.errors import SignetError
+from signet.options import printable
 
 WIDTH = 80
 _IDF = ("idf_free", "idf_largest", "idf_least")
@@ -75,7 +77,8 @@ def without_idf(memory: Memory) -> Memory:
 
 def show(run: Run) -> None:
     """Print the table, in 80 columns."""
-    Console(width=WIDTH, highlight=False).print(f"{run.board}{run.application}, {run.date}")
+    heading = Text(printable(f"{run.board}{run.application}, {run.date}"))
+    Console(width=WIDTH, highlight=False).print(heading)
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
     table.add_column("step", no_wrap=True)
     for title in ("s", *_COLUMNS.values()):
@@ -83,7 +86,7 @@ def show(run: Run) -> None:
     for row in run.rows:
         figures = (row.memory.get(name) for name in _COLUMNS)
         shown = ("–" if figure is None else f"{figure:,}" for figure in figures)
-        table.add_row(row.step, f"{row.seconds:.1f}", *shown)
+        table.add_row(Text(printable(row.step)), f"{row.seconds:.1f}", *shown)
     Console(width=WIDTH, highlight=False).print(table)
 
 

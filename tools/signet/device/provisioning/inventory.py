@@ -13,8 +13,19 @@ import datetime
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, select, text
+from sqlalchemy import (
+    Engine,
+    String,
+    TypeDecorator,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -25,8 +36,22 @@ FILE_NAME = "inventory.db"  # in the pki folder
 STARTED, DONE = "started", "done"
 
 
+class _Text(TypeDecorator[str]):
+    """A text, also when it is read: SQLite stores in a column of texts what it is given."""
+
+    impl = String
+    cache_ok = True
+
+    def process_result_value(self, value: object, _dialect: object) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise RefusedError(f"inventory: damaged: {value!r:.80} where a text should be")
+        return value
+
+
 class Base(DeclarativeBase):
     """All tables of the inventory; audit.py has the other one."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {str: _Text}
 
 
 class Device(Base):
