@@ -62,6 +62,9 @@ log_dest file {folder}/broker.log
 log_timestamp_format %Y-%m-%dT%H:%M:%S
 log_type all
 """
+# A folder that is named by mistake may have files of these names.
+_OWN_ACCESS = files.Kind("an access list of Signet's", lambda head: b"signet/%u/" in head)
+_OWN_CONFIGURATION = files.Kind("a configuration of Signet's", lambda head: b"\nacl_file " in head)
 
 
 class Broker:
@@ -134,9 +137,9 @@ class Broker:
         )
         if os.geteuid() == 0:
             text += "user root\n"  # or it becomes a user who cannot read the server's key
-        files.replace_file(broker / "access", _ACCESS_LIST.encode())
+        files.replace_file(broker / "access", _ACCESS_LIST.encode(), _OWN_ACCESS)
         os.chmod(broker / "access", files.SECRET_MODE)  # mosquitto asks for it
-        files.replace_file(broker / "mosquitto.conf", text.encode())
+        files.replace_file(broker / "mosquitto.conf", text.encode(), _OWN_CONFIGURATION)
         return broker / "mosquitto.conf"
 
 

@@ -129,7 +129,7 @@ def image_sign(unsigned: Path, key: Path, output: Path) -> None:
     """Sign an image with espsecure, and verify the result with espsecure and as a device does."""
     with refusals_about(unsigned):
         content = slot_image.sign_image(files.read_file(unsigned, "image"), key)
-    files.replace_file(output, content)
+    files.replace_file(output, content, slot_image.FILE)
     echo(f"{output}: signed by key {signing.key_digest(key).hex()}, {len(content)} bytes")
 
 

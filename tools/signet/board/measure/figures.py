@@ -18,6 +18,7 @@ from signet.errors import SignetError
 from signet.options import printable
 
 WIDTH = 80
+_FILE = files.Kind("measured figures", lambda head: b'"command"' in head and b'"runs"' in head)
 _IDF = ("idf_free", "idf_largest", "idf_least")
 _COLUMNS = {
     "uptime_s": "up", "live": "live", "largest": "largest",
@@ -93,7 +94,7 @@ def show(run: Run) -> None:
 def save(path: Path, command: str, runs: list[Run]) -> None:
     """Keep the runs, with the command that measures them anew."""
     content = {"command": command, "runs": [asdict(run) for run in runs]}
-    files.replace_file(path, json.dumps(content, indent=1).encode() + b"\n")
+    files.replace_file(path, json.dumps(content, indent=1).encode() + b"\n", _FILE)
 
 
 def load(path: Path) -> tuple[str, list[Run]]:

@@ -40,7 +40,7 @@ def burn_plan(
     chip: str, mac: str, release: tuple[Path, ...], flash_key: Path, output: Path
 ) -> None:
     """Make the plan of one chip. A flash key that does not exist yet is made."""
-    if output.exists():
+    if output.exists():  # before a key is made
         raise RefusedError(f"{output}: exists, and is not overwritten")
     pems = keys.read_public_keys(release)
     make_plan(chip, mac, pems, "0" * 64)  # complains before a key is made
@@ -48,7 +48,7 @@ def burn_plan(
         files.write_new_secret(flash_key, keys.new_flash_key())
         echo(f"{flash_key}: made", err=True)
     plan = make_plan(chip, mac, pems, key_hash(keys.read_flash_key(flash_key)))
-    files.replace_file(output, dump_plan(plan))
+    files.write_new_file(output, dump_plan(plan))
     echo(output)
 
 
@@ -63,7 +63,7 @@ def burn_encrypt(plan: Path, flash_key: Path, flash: Path, output: Path) -> None
     keys.read_flash_key(flash_key, loaded)
     content = files.read_file(flash, "flash image")
     sealed_flash.check_flash(content, loaded)
-    files.replace_file(output, sealed_flash.encrypt_flash(content, loaded.chip, flash_key))
+    files.write_new_file(output, sealed_flash.encrypt_flash(content, loaded.chip, flash_key))
     echo(output)
 
 
