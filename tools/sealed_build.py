@@ -24,6 +24,8 @@ FLASH_MB = (4, 8, 16)
 # ports/esp32/README.md of MicroPython 1.26.1 and 1.28.0 name these of ESP-IDF.
 LEAST_MICROPYTHON = (1, 26)
 IDF_VERSIONS = ("5.4", "5.5")
+# MicroPython asks for it, and Secure Boot takes it away.
+NOT_VERIFIED = "CONFIG_BOOTLOADER_SKIP_VALIDATE_IN_DEEP_SLEEP=y"
 BOOT_LOADER, PLATFORM = "bootloader/bootloader.bin", "micropython.bin"  # in the build's folder
 
 
@@ -95,6 +97,8 @@ def _option_faults(wanted: str, options: str) -> list[str]:
             found = re.search(rf"^(?:# )?{name}\b.*$", options, re.M)
             shown = f"the IDF made it {found[0]!r}" if found else "the IDF does not know it here"
             faults.append(f"{name}={value} took no effect: {shown}")
+    if NOT_VERIFIED in options.splitlines():
+        faults.append(f"{NOT_VERIFIED}: a platform would not be verified after deep sleep")
     return faults
 
 

@@ -111,7 +111,7 @@ def test_partition_bounds(tmp_path: Path, call: str, error: str) -> None:
 
 
 def test_the_table_of_a_sealed_build(tmp_path: Path) -> None:
-    main = "from esp32 import Partition\nprint(Partition.find(Partition.TYPE_DATA, label='nvs')[0].info()[2:4])"
+    main = "from esp32 import Partition as P\nprint(P.find(1, label='nvs')[0].info()[2:4])"
     with make_board(tmp_path, main) as board:
         with (board.folder / "flash.bin").open("r+b") as file:
             file.seek(flash.TABLE_OFFSET)

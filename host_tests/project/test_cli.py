@@ -207,7 +207,7 @@ def test_verbose_shows_where(signet):
 
 
 def test_an_older_output_survives_a_failure(signet, project, keys, signed, tmp_path):
-    (tmp_path / "out.img").write_bytes(b"older")
+    (tmp_path / "out.img").write_bytes(b"SGNTSLOT, older")
     (tmp_path / "s.img").write_bytes(signed)
     app = tmp_path / "app.py"
     app.write_text("def run(:\n")
@@ -216,7 +216,7 @@ def test_an_older_output_survives_a_failure(signet, project, keys, signed, tmp_p
         ("image", "sign", "s.img", "--key", keys / "release.key", "-o", "out.img"),
     ):
         assert signet(*args).returncode > 0
-        assert (tmp_path / "out.img").read_bytes() == b"older"
+        assert (tmp_path / "out.img").read_bytes() == b"SGNTSLOT, older"
     assert left_behind(tmp_path) == ["app.py", "out.img", "s.img"]
 
 
@@ -262,14 +262,21 @@ def test_an_unforeseen_error_is_one_line(capsys, monkeypatch):
 # --- files
 
 
+def replace_any(path: Path, data: bytes) -> None:
+    files.replace_file(path, data, files.OURS)
+
+
+WRITERS = [replace_any, files.write_new_file, files.write_new_secret]
+
+
 def test_a_file_that_others_may_read_follows_the_umask(tmp_path):
     old = os.umask(0o022)
     try:
-        files.replace_file(tmp_path / "image", b"1")
+        files.replace_file(tmp_path / "image", b"1", files.OURS)
     finally:
         os.umask(old)
     assert mode(tmp_path / "image") == 0o644
-    files.replace_file(tmp_path / "image", b"2")
+    files.replace_file(tmp_path / "image", b"2", files.OURS)
     assert (tmp_path / "image").read_bytes() == b"2"
     assert os.listdir(tmp_path) == ["image"]
 
@@ -278,8 +285,8 @@ def test_only_regular_files_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("target")
     with pytest.raises(SignetError, match="not a regular file"):
-        files.replace_file(tmp_path / "pipe", b"data")
-    files.replace_file(tmp_path / "link", b"data")
+        files.replace_file(tmp_path / "pipe", b"data", files.OURS)
+    files.replace_file(tmp_path / "link", b"data", files.OURS)
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_bytes() == b"data"
@@ -302,7 +309,7 @@ def test_an_exclusive_file_was_not_there_before(tmp_path):
     assert snapshot(tmp_path) == {"file": b"mine"}
 
 
-@pytest.mark.parametrize("write", [files.replace_file, files.write_new_secret])
+@pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, write, error):
     def fail(_descriptor):
@@ -314,7 +321,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, write, error):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("write", [files.replace_file, files.write_new_secret])
+@pytest.mark.parametrize("write", WRITERS)
 def test_a_disk_that_keeps_something_else_is_noticed(tmp_path, monkeypatch, write):
     monkeypatch.setattr(Path, "read_bytes", lambda _: b"other")
     with pytest.raises(SignetError, match="read back differs"):

@@ -52,6 +52,12 @@ BAD = {
         "boards.csv:3: mac '24:0a:c4:00:00:0a' is on line 2 already",
     ),
     "dump twice": ("id,factory\na,x\nb,x\n", "boards.csv:3: factory 'x' is on line 2"),
+    "URL as port": (
+        "id,port\na,spy:///dev/ptmx?file=/root/x\n",
+        "boards.csv:2: port 'spy:///dev/ptmx?file=/root/x': expected a serial device such as "
+        "/dev/ttyUSB0, found a URL",
+    ),
+    "option as port": ("id,port\na,--before\n", "boards.csv:2: port '--before': expected"),
     "bad hw": ("id,hw\na,A 1\n", "boards.csv:2: hw 'A 1'"),
     "key without name": ("id,wifi_key\na,password1\n", "boards.csv:2: wifi_key without wifi_ssid"),
     "short key": ("id,wifi_ssid,wifi_key\na,w,short\n", "boards.csv:2: Wi-Fi passphrase of 5"),

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -70,12 +71,12 @@ def test_a_block_that_raises_changes_nothing(inventory):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"id": "dev-0"}, {"serial": f"{0:040x}"}, {"mac": "24:0a:c4:00:00:01"}],
-    ids=["id", "serial", "mac"],
+    [{"id": "dev-0"}, {"serial": f"{0:040x}"}, {"mac": "24:0a:c4:00:00:01"}, {"public_key": "00"}],
+    ids=["id", "serial", "mac", "key"],
 )
-def test_id_serial_and_mac_are_unique(inventory, fields):
+def test_id_serial_key_and_mac_are_unique(inventory, fields):
     with inventory.changing() as session:
-        session.add(device(0, mac="24:0a:c4:00:00:01"))
+        session.add(device(0, mac="24:0a:c4:00:00:01", public_key="00"))
     with pytest.raises(RefusedError, match="is taken"), inventory.changing() as session:
         session.add(device(1, **fields))
 
@@ -148,6 +149,71 @@ def test_writers_at_the_same_time_make_one_chain(inventory, tmp_path):
     assert failures == []
     with inventory.reading() as session:
         assert len(audit.verify(session)) == 81
+
+
+# --- a database of a version without the column public_key
+
+
+@pytest.fixture
+def older(inventory, tmp_path):
+    fill(inventory)
+    path = tmp_path / "inventory.db"
+    with sqlite3.connect(path) as connection:
+        (table,) = connection.execute("select sql from sqlite_master where name = 'devices'")
+        columns = [line for line in table[0].splitlines() if "public_key" not in line]
+        names = ", ".join(line.split()[0] for line in columns if line.startswith("\t"))
+        names = names.split(", PRIMARY")[0]
+        connection.executescript(
+            "alter table devices rename to old;" + "\n".join(columns) + ";"
+            f"insert into devices select {names} from old; drop table old"
+        )
+    return path
+
+
+@pytest.mark.parametrize("first", ["reading", "changing"])
+def test_an_older_database_goes_on_with_keys_that_are_unique(older, first):
+    inventory = Inventory(location(str(older), Path()))
+    with getattr(inventory, first)() as session:
+        assert find(session, "dev-3").public_key is None
+        assert len(audit.verify(session)) == 5
+    with inventory.changing() as session:
+        session.get_one(Device, "dev-1").public_key = "00"
+    with pytest.raises(RefusedError, match="key or MAC is taken"), inventory.changing() as session:
+        session.get_one(Device, "dev-2").public_key = "00"
+    with Inventory(location(str(older), Path())).reading() as session:
+        assert find(session, "dev-1").public_key == "00"
+
+
+def test_an_older_database_that_cannot_be_written_is_said_to_be_one(older):
+    inventory = Inventory(location(str(older), Path()))
+
+    @event.listens_for(inventory._engine, "connect")
+    def _connect(connection, _record):
+        connection.set_authorizer(
+            lambda action, *_: action == sqlite3.SQLITE_ALTER_TABLE  # 1 is SQLITE_DENY
+        )
+
+    reason = "made by an older version, and cannot be brought up to date: not authorized"
+    with pytest.raises(SignetError, match=reason), inventory.reading():
+        pass
+
+
+def test_two_programs_may_open_an_older_database_at_once(older):
+    failures: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            with Inventory(location(str(older), Path())).reading() as session:
+                find(session, "dev-1")
+        except BaseException as error:  # shown by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
 
 
 # --- what cannot be reached

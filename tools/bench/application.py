@@ -91,7 +91,7 @@ def parse_size(text: str) -> Size:
 def write(size: Size, folder: Path) -> Path:
     """Put the application into a folder, with a manifest that says what it needs."""
     app = folder / "app.py"
-    files.replace_file(app, make_source(size).encode())
+    files.replace_file(app, make_source(size).encode(), files.OURS)
     reserve_kb = size.reserve_kb
     if reserve_kb is None:
         # Any release: its names are short, as in the one that will be built.
@@ -103,7 +103,7 @@ def write(size: Size, folder: Path) -> Path:
         reserve_kb = budget.least_reserve_kb(cost, slot_image.DEFAULT_PLATFORM)
         reserve_kb = reserve_kb or manifest.MOST_RESERVE_KB
     text = _MANIFEST.format(reserve_kb=reserve_kb, data_kb=size.data_kb)
-    files.replace_file(folder / manifest.NAME, text.encode())
+    files.replace_file(folder / manifest.NAME, text.encode(), files.OURS)
     return app
 
 

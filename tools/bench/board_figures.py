@@ -214,7 +214,7 @@ def _new_board(
     heap: an ESP32's, unless the bench itself needs room on the board.
     """
     signed = stage.folder / "provisioned.img"
-    files.replace_file(signed, content)
+    files.replace_file(signed, content, files.OURS)
     stage.flash.unlink(missing_ok=True)
     address = stage.fleet.addresses
     settings = Settings(

@@ -74,7 +74,7 @@ class Bench:
             click.echo(done.stdout.rstrip(), err=True)
         path = unsigned.with_suffix(".img")
         content = slot_image.sign_image(unsigned.read_bytes(), self.pki / "release.key")
-        files.replace_file(path, content)
+        files.replace_file(path, content, files.OURS)
         return path
 
     def make_flash(self, micropython: Path, work: Path) -> Path:

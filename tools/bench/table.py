@@ -72,7 +72,7 @@ def run(name: str, measure: Measure) -> None:
         with claim_folder(folder):
             rows, notes = measure(folder, progress)
         content = json.dumps({row.key: row.value for row in rows}, indent=2) + "\n"
-        files.replace_file(result, content.encode())
+        files.replace_file(result, content.encode(), files.OURS)
     except (SignetError, NotHeldError) as error:
         click.echo(f"{name}: error: {error}", err=True)
         sys.exit(2)

@@ -186,7 +186,7 @@ class Stage:
         """Put content where the order says its image is; sign the order, good or bad; publish."""
         path = self.fleet.folder / str(order["path"]).lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.replace_file(path, content)
+        files.replace_file(path, content, files.OURS)
         wire = documents.sign_document(order, self.pki / "fleet.key")
         publishing.publish(self.operator, DEVICE, wire)
         self.show.said("order {number}: install {version}, counter {counter}".format(**order))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from signet.errors import SignetError
+from signet.options import printable
 
 _MIN_WIDTH, _MAX_WIDTH = 80, 100
 _WRAP: dict[str, Any] = {"subsequent_indent": "    ", "break_on_hyphens": False}
@@ -72,10 +73,11 @@ class Transcript:
     def table(self) -> None:
         table = Table("", "what", "came of it", box=SIMPLE_HEAD, width=self._width, padding=(0, 1))
         for held, name, outcome in self.rows:
-            table.add_row("✓" if held else "✗", name, Text(outcome), style=None if held else "red")
+            shown = Text(printable(outcome))
+            table.add_row("✓" if held else "✗", name, shown, style=None if held else "red")
         self.console.print(table)
 
     def _print(self, text: str, style: str, indent: int) -> None:
         for paragraph in text.splitlines():
             for line in textwrap.wrap(paragraph, self._width - indent, **_WRAP):
-                self.console.print(Text(" " * indent + line, style), soft_wrap=True)
+                self.console.print(Text(" " * indent + printable(line), style), soft_wrap=True)

@@ -15,7 +15,7 @@ import click
 
 from signet import __version__
 from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
-from signet.options import EXIT_CODES, note
+from signet.options import EXIT_CODES, echo, note
 
 _GROUPS = ("board", "device", "fleet", "image", "pki", "release")
 
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
         return _fail(error.format_message(), hint, EXIT_ENVIRONMENT)
     except SignetError as error:
         if verbose:
-            traceback.print_exc()
+            _show_traceback()
         return _fail(str(error), error.hint, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", None, EXIT_REFUSED)
@@ -73,8 +73,13 @@ def run(arguments: list[str]) -> int:
         return EXIT_ENVIRONMENT
     except Exception as error:  # a bug, or an environment that nothing above foresaw
         if verbose:
-            traceback.print_exc()
+            _show_traceback()
         return _fail(f"{type(error).__name__}: {error}", "signet -v shows where", EXIT_ENVIRONMENT)
+
+
+def _show_traceback() -> None:
+    for line in traceback.format_exc().splitlines():
+        echo(f"  {line}", err=True)  # indented: what is in it may look like a message
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:

@@ -4,13 +4,18 @@ A file is written under a temporary name in the target's own folder, flushed to 
 back and only then given its name; after a failure, or when the program is interrupted, neither
 the target nor the temporary file is left. SIGKILL and a power cut can leave the temporary file
 (`.<name>.<random>`), never a partial target.
+
+A file replaces only one of its own kind, which is told by its first bytes: a name that was
+mistyped costs no key.
 """
 
 import contextlib
 import glob
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from signet.errors import RefusedError, SignetError
@@ -18,6 +23,19 @@ from signet.errors import RefusedError, SignetError
 SECRET_MODE = 0o600
 SECRET_FOLDER_MODE = 0o700
 _PUBLIC_MODE = 0o666  # less the user's umask
+_HEAD_LEN = 4096
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file. name: for people. begins: whether the first 4096 bytes of one are these."""
+
+    name: str
+    begins: Callable[[bytes], bool]
+
+
+# For a folder that the program has made for itself.
+OURS = Kind("a file of a folder of its own", lambda _: True)
 
 
 def read_file(path: Path, what: str) -> bytes:
@@ -52,18 +70,54 @@ def remove_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes, mode: int = _PUBLIC_MODE) -> None:
-    """Write a file, which others may read, over an older one if there is one."""
-    if path.is_symlink():
-        path = path.resolve()  # the file, not the link, is replaced
-    if path.exists() and not path.is_file():
-        raise SignetError(f"{path}: not a regular file")  # /dev/null, and we may be root
+def replace_file(path: Path, data: bytes, kind: Kind, mode: int = _PUBLIC_MODE) -> None:
+    """Write a file, which others may read, over an older one of this kind if there is one.
+
+    Raises RefusedError, and the other file is as it was, if `path` names one of another kind.
+    """
+    path = check_kind(path, kind)
     with _whole_file(path, data, mode) as temporary:
         os.replace(temporary, path)
 
 
-def remove_file(path: Path) -> None:
-    """Remove a file, if it is there."""
+def check_kind(path: Path, kind: Kind) -> Path:
+    """The path of what would be replaced, of a link its target; RefusedError if it is another kind.
+
+    An empty file is of every kind.
+    """
+    try:
+        if path.is_symlink():
+            path = path.resolve()  # the file, not the link, is replaced
+        if not path.exists():
+            return path
+        if not path.is_file():
+            raise SignetError(f"{path}: not a regular file")  # /dev/null, and we may be root
+        with path.open("rb") as file:
+            head = file.read(_HEAD_LEN)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        raise SignetError(f"{path}: cannot look at what it would replace: {error}") from error
+    if head and not kind.begins(head):
+        raise RefusedError(
+            f"{path}: exists and is {_describe(head)}, expected {kind.name} or nothing",
+            "nothing was written; use another name, or remove that file first",
+        )
+    return path
+
+
+def _describe(head: bytes) -> str:
+    """What a file is, without what may be secret in it."""
+    found = re.match(rb"-----BEGIN ([A-Z ]+)-----", head)
+    return f"a PEM file, {found[1].decode()}" if found else "a file of another kind"
+
+
+def write_new_file(path: Path, data: bytes) -> None:
+    """Write a file that others may read; RefusedError if the name is taken."""
+    _write_new(path, data, _PUBLIC_MODE)
+
+
+def remove_file(path: Path, kind: Kind) -> None:
+    """Remove a file of this kind, if it is there; RefusedError if it is of another."""
+    check_kind(path, kind)
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -72,7 +126,11 @@ def remove_file(path: Path) -> None:
 
 def write_new_secret(path: Path, data: bytes | bytearray) -> None:
     """Write a file with mode 0600; RefusedError if the name is taken."""
-    with _whole_file(path, data, SECRET_MODE) as temporary:
+    _write_new(path, data, SECRET_MODE)
+
+
+def _write_new(path: Path, data: bytes | bytearray, mode: int) -> None:
+    with _whole_file(path, data, mode) as temporary:
         try:
             os.link(temporary, path)  # unlike a rename, a link never replaces
         except FileExistsError as error:

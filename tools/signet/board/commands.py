@@ -1,6 +1,5 @@
 """The commands `signet board`: virtual boards, and the flash of real ones."""
 
-import json
 import os
 import shlex
 import threading
@@ -15,7 +14,7 @@ from signet.board.virtual.board import VirtualBoard
 from signet.board.virtual.cycle import BoardError
 from signet.errors import RefusedError
 from signet.image import stage1
-from signet.options import FILE, FOLDER, JSON, PKI
+from signet.options import FILE, FOLDER, JSON, PKI, echo, echo_json
 from signet.project import PROJECT
 
 _BOARD = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -37,7 +36,7 @@ def board_run(folder: Path) -> None:
 
     def show(line: str) -> None:
         try:
-            click.echo(line)
+            echo(line)
         except BrokenPipeError:
             reader_gone.set()
 
@@ -58,7 +57,7 @@ def board_console(folder: Path) -> None:
     """Show the console of the board that runs in FOLDER, until it is off or Ctrl-C."""
     try:
         for line in console.watch(folder):
-            click.echo(line)
+            echo(line)
     except KeyboardInterrupt:
         return
 
@@ -78,12 +77,12 @@ def board_image(micropython: Path, device: Path, output: Path) -> None:
     """
     chip, board = real_flash.build_board_flash(micropython, device)
     chip.save_new(output)
-    click.echo(f"{output}: {board}, {len(chip.content) // _MIB} MB")
+    echo(f"{output}: {board}, {len(chip.content) // _MIB} MB")
 
 
 @group.command("flash")
 @_FLASH
-@click.option("--port", required=True, help="Serial port: /dev/ttyUSB0, socket://…, rfc2217://…")
+@click.option("--port", required=True, help="Serial port: /dev/ttyUSB0.")
 @click.option("--baud", default=esptool.BAUD, show_default=True,
               type=click.IntRange(9600, 2_000_000))  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Check the file and print the commands only.")
@@ -95,10 +94,10 @@ def board_flash(path: Path, port: str, baud: int, dry_run: bool) -> None:
     board = real_flash.check_file(path)
     if dry_run:
         for arguments in esptool.commands(path, port, baud):
-            click.echo(shlex.join(["esptool", *arguments]))
+            echo(shlex.join(["esptool", *arguments]))
         return
     esptool.write_board(path, port, baud)
-    click.echo(f"{port}: {board}, written and compared")
+    echo(f"{port}: {board}, written and compared")
 
 
 @group.command("deploy")
@@ -116,10 +115,11 @@ def board_deploy(port: str, source: Path, dry_run: bool) -> None:
     with deploy.unpacked(contents) as folder:
         if dry_run:
             for arguments in deploy.commands(port, folder):
-                click.echo(shlex.join(["mpremote", *arguments]))
+                for line in shlex.join(["mpremote", *arguments]).splitlines():
+                    echo(line)
             return
         deploy.copy_to_board(port, folder)
-    click.echo(f"{port}: {len(contents)} files of stage 1 copied, restarted")
+    echo(f"{port}: {len(contents)} files of stage 1 copied, restarted")
 
 
 @group.command("emulate")
@@ -140,10 +140,10 @@ def board_emulate(path: Path, port: int, dry_run: bool, more: tuple[str, ...]) -
         emulator.find_emulator(), path, emulator.console_port(port), more
     )
     if dry_run:
-        click.echo(shlex.join(arguments))
+        echo(shlex.join(arguments))
         return
     emulator.claim(path, port)
-    click.echo(f"signet: {board}; console: 127.0.0.1:{port}; Ctrl-C takes the power away", err=True)
+    echo(f"signet: {board}; console: 127.0.0.1:{port}; Ctrl-C takes the power away", err=True)
     os.execv(arguments[0], arguments)
 
 
@@ -184,9 +184,10 @@ def board_measure(
     with work_folder(work) as folder:
         run = measure(path, Plan(pki_folder, restarts, image, bad, limit_s, more), folder)
     if as_json:
-        click.echo(json.dumps(asdict(run)))
+        echo_json(asdict(run))
     else:
         figures.show(run)
-        click.echo(figures.LEGEND)
+        for line in figures.LEGEND.splitlines():
+            echo(line)
     if run.failure:
         raise RefusedError(run.verdict)

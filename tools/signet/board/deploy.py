@@ -7,14 +7,15 @@ lets nobody in; one whose console was opened for service is refused.
 
 import contextlib
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from signet import run
+from signet.board.serial_device import check_device, check_name
 from signet.errors import RefusedError, SignetError
 from signet.image import stage1
+from signet.options import echo
 
 _HINT = "only a development board in its REPL takes this: `make console`, then Ctrl-C"
 _CHECK_S = 40
@@ -54,7 +55,7 @@ def commands(port: str, folder: Path) -> tuple[list[str], list[str]]:
 
     The first does no soft reset, which would start boot.py.
     """
-    check = ["connect", port, "resume", "exec", _CHECK]
+    check = ["connect", check_name(port), "resume", "exec", _CHECK]
     names = ("lib", stage1.ARCHIVE, "main.mpy", "boot.py")
     copied = [f"{folder}/{name}" for name in names]
     return check, ["connect", port, "resume", "fs", "cp", "-r", *copied, ":", "+", "reset"]
@@ -63,7 +64,7 @@ def commands(port: str, folder: Path) -> tuple[list[str], list[str]]:
 def copy_to_board(port: str, folder: Path) -> None:
     """Copy an unpacked stage 1, and restart the board; RefusedError if it is not for development.
 
-    SignetError if it does not answer, which a production board never does.
+    SignetError if it does not answer, which a production board never does, or is no serial device.
     """
     check, copy = commands(port, folder)
     _run_mpremote(check, port, _CHECK_S)
@@ -71,14 +72,17 @@ def copy_to_board(port: str, folder: Path) -> None:
 
 
 def _run_mpremote(arguments: list[str], port: str, timeout_s: int) -> None:
+    check_device(port)
     program = run.find_program("mpremote")
     try:
         done = subprocess.run(
-            [program, *arguments], stdin=subprocess.DEVNULL, stdout=sys.stderr,
-            stderr=subprocess.PIPE, encoding="utf-8", errors="replace", timeout=timeout_s,
+            [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+            encoding="utf-8", errors="replace", timeout=timeout_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise SignetError(f"{port}: no answer from a REPL within {timeout_s} s", _HINT) from None
+    for line in done.stdout.splitlines():
+        echo(line, err=True)  # the board's words
     if done.returncode != 0:
         if "not a development board" in done.stderr:
             raise RefusedError(f"{port}: not a development board: its identity says so")

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
-
 from signet import run
+from signet.board.serial_device import check_device, check_name
 from signet.errors import RefusedError, SignetError
+from signet.options import echo
 
 BAUD = 460800
 _TIMEOUT_S = 600  # 4 MB at 115200 baud
@@ -31,15 +31,17 @@ def verify(path: Path) -> list[str]:
 
 def commands(path: Path, port: str, baud: int = BAUD) -> list[list[str]]:
     """What writes a flash file, compares, and lets the board start; without the program's name."""
-    where = ["--chip", "esp32", "--port", port, "--baud", str(baud)]
+    where = ["--chip", "esp32", "--port", check_name(port), "--baud", str(baud)]
     return [[*where, *_STAY, *write(path)], [*where, *verify(path)]]
 
 
 def write_board(path: Path, port: str, baud: int = BAUD) -> None:
     """Write and compare; esptool's own words go to stderr.
 
-    Raises SignetError if nothing could be written, RefusedError if what is in flash differs.
+    port: a serial device. Raises SignetError if nothing could be written, RefusedError if what is
+    in flash differs.
     """
+    check_device(port)
     to_write, to_verify = commands(path, port, baud)
     if _show(to_write) != 0:
         raise SignetError(
@@ -55,13 +57,17 @@ def write_board(path: Path, port: str, baud: int = BAUD) -> None:
 def _show(arguments: list[str]) -> int:
     """esptool's exit code. It runs for as long as it takes, and shows how far it is."""
     program = run.find_program("esptool")
-    click.echo(f"$ {shlex.join(['esptool', *arguments])}", err=True)
+    echo(f"$ {shlex.join(['esptool', *arguments])}", err=True)
     done = subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, stdout=sys.stderr)
     return done.returncode
 
 
 def ask(port: str, *words: str | Path, chip: str = "auto", baud: int | None = None) -> str:
-    """What esptool prints; the board stays in its boot ROM. Raises ProgramError if it fails."""
+    """What esptool prints; the board stays in its boot ROM. Raises ProgramError if it fails.
+
+    port: a serial device; SignetError, and esptool is not started, if it is none.
+    """
+    check_device(port)
     speed = ["--baud", str(baud)] if baud else []
     where = ("--chip", chip, "--port", port, *speed, *_STAY)
     return run.run_program("esptool", *where, *words, timeout_s=_TIMEOUT_S)

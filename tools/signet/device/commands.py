@@ -1,6 +1,5 @@
 """The commands `signet device`, but for `burn`, whose are in sealing/commands.py."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from signet import files
 from signet.device import service_token, settings
@@ -22,7 +22,7 @@ from signet.formats import signing
 from signet.formats.documents import MAX_LIFETIME_S, sign_document, utc
 from signet.image import slot_image
 from signet.image.manifest import MOST_RESERVE_KB
-from signet.options import FILE, INVENTORY, JSON, PKI, SOURCE, note
+from signet.options import FILE, INVENTORY, JSON, PKI, SOURCE, echo, echo_json, note, printable
 from trust.identity import PROFILES
 
 _DEVICE = click.argument("device_id", metavar="ID")
@@ -128,16 +128,16 @@ def _show(request: Request, outcome: Outcome) -> None:
         if error.hint:
             note("hint", error.hint, "yellow")
     if request.many:
-        click.echo(
+        echo(
             f"{request.output}: {len(result.made)} provisioned, {len(result.skipped)} done before, "
             f"{len(result.failed)} failed"
         )
     elif not result.failed:
         what = f"{request.device_id} ({request.model}, {request.hw}), {request.image_path.name}"
         before = ", provisioned before" if result.skipped else ""
-        click.echo(f"{request.output}: {what} in slot A{before}")
+        echo(f"{request.output}: {what} in slot A{before}")
     if outcome.sheet:
-        click.echo(f"{outcome.sheet}: labels with the claim codes, which are nowhere else")
+        echo(f"{outcome.sheet}: labels with the claim codes, which are nowhere else")
     if outcome.left:
         text = f"{outcome.left} boards are left: put the next ones in and run this again"
         note("hint", text, "yellow")
@@ -151,13 +151,13 @@ def device_list(pki_folder: Path, inventory_url: str | None, as_json: bool) -> N
     """List the devices in the inventory."""
     rows = devices.list_devices(Inventory(location(inventory_url, pki_folder)))
     if as_json:
-        click.echo(json.dumps(rows))
+        echo_json(rows)
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in _LISTED:
         table.add_column(name, no_wrap=True)
     for row in rows:
-        table.add_row(*(row[name] or "–" for name in _LISTED))
+        table.add_row(*(Text(printable(row[name] or "–")) for name in _LISTED))
     Console(highlight=False).print(table)
 
 
@@ -170,13 +170,13 @@ def device_show(device_id: str, pki_folder: Path, inventory_url: str | None, as_
     """Show what the inventory knows of a device, and its audit lines."""
     facts, history = devices.describe(Inventory(location(inventory_url, pki_folder)), device_id)
     if as_json:
-        click.echo(json.dumps(facts | {"audit": history}))
+        echo_json(facts | {"audit": history})
         return
     for name, value in facts.items():
-        click.echo(f"{name:<12} {'–' if value is None else value}")
+        echo(f"{name:<12} {'–' if value is None else value}")
     for entry in history:
-        click.echo(f"{'audit':<12} {entry['time'][:19]}  {entry['who']}  {entry['what']}")
-        click.echo(f"{'':<12} {entry['result']}")
+        echo(f"{'audit':<12} {entry['time'][:19]}  {entry['who']}  {entry['what']}")
+        echo(f"{'':<12} {entry['result']}")
 
 
 @group.command("label")
@@ -192,7 +192,7 @@ def device_label(
     sheets.new_sheet(
         Inventory(location(inventory_url, pki_folder)), ids, output, sheets.new_number()
     )
-    click.echo(f"{output}: {len(ids)} labels with the claim codes, which are nowhere else")
+    echo(f"{output}: {len(ids)} labels with the claim codes, which are nowhere else")
 
 
 @group.command("remove")
@@ -209,11 +209,11 @@ def device_remove(device_id: str, pki_folder: Path, inventory_url: str | None, y
     inventory = Inventory(location(inventory_url, pki_folder))
     serial = devices.describe(inventory, device_id)[0]["serial"]
     if not yes:
-        click.echo(f"{device_id}, certificate {serial}, leaves the inventory.", err=True)
+        echo(f"{device_id}, certificate {serial}, leaves the inventory.", err=True)
         if click.prompt(f"Type {device_id} to go on", err=True) != device_id:
             raise RefusedError("not confirmed: nothing has changed")
     devices.remove(inventory, device_id)
-    click.echo(f"{device_id}: removed; its certificate {serial} is still valid")
+    echo(f"{device_id}: removed; its certificate {serial} is still valid")
 
 
 @group.command("audit")
@@ -224,13 +224,16 @@ def device_audit(pki_folder: Path, inventory_url: str | None, as_json: bool) -> 
     """Verify the chain of audit lines and print it, with the digest of the last to be kept."""
     lines = devices.audit_lines(Inventory(location(inventory_url, pki_folder)))
     if as_json:
-        click.echo(json.dumps(lines))
+        echo_json(lines)
         return
     for line in lines:
-        click.echo(f"{line['number']:>6}  {line['time'][:19]}  {line['who']}  {line['what']} "
-                   f"{line['device']}\n        {line['result']}")  # fmt: skip
+        echo(
+            f"{line['number']:>6}  {line['time'][:19]}  {line['who']}  {line['what']} "
+            f"{line['device']}"
+        )
+        echo(f"        {line['result']}")
     last = lines[-1]["digest"] if lines else audit.START
-    click.echo(f"{len(lines)} lines, chain whole, last digest {last[:16]}")
+    echo(f"{len(lines)} lines, chain whole, last digest {last[:16]}")
 
 
 @group.command("token")
@@ -249,4 +252,4 @@ def device_token(key: Path, device: str, valid: int, output: Path) -> None:
     wire = sign_document(service_token.make_token(device, now, now + valid), key)
     service_token.open_token(wire, signing.key_digest(key))
     files.write_new_secret(output, wire)  # and reads it back
-    click.echo(f"{output}: console of {device}, number {now}, valid until {utc(now + valid)}")
+    echo(f"{output}: console of {device}, number {now}, valid until {utc(now + valid)}")

@@ -7,6 +7,7 @@ with the device's own reader.
 """
 
 import datetime
+import hashlib
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from signet.errors import RefusedError, SignetError
@@ -67,6 +69,18 @@ def stored_key(pem: bytes) -> bytes:
     form = serialization.PrivateFormat.TraditionalOpenSSL
     plain = serialization.NoEncryption()
     return load_key(pem).private_bytes(serialization.Encoding.PEM, form, plain) + b"\0"
+
+
+def public_key_hash(certificate: x509.Certificate) -> str:
+    """What the inventory knows a device's key by: SHA-256 of its SubjectPublicKeyInfo, DER."""
+    return key_hash(certificate.public_key())
+
+
+def key_hash(key: CertificatePublicKeyTypes) -> str:
+    """The same of a public key."""
+    der = serialization.Encoding.DER
+    info = key.public_bytes(der, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(info).hexdigest()
 
 
 def load_key(data: bytes) -> ec.EllipticCurvePrivateKey:

@@ -100,6 +100,12 @@ log_type warning
 log_type notice
 log_type information
 """
+# A folder that is named by mistake may have files of these names.
+_OWN = {
+    "access": files.Kind("an access list of Signet's", lambda head: b"signet/%u/" in head),
+    "mosquitto.conf": files.Kind("a configuration", lambda head: b"acl_file access\n" in head),
+}
+_PEM = files.Kind("a certificate or key", lambda head: head.startswith(b"-----BEGIN "))
 
 
 class Broker:
@@ -201,7 +207,8 @@ class Broker:
                     for path in (*database.iterdir(), database):
                         os.chown(path, account.pw_uid, account.pw_gid)
             for name, content in self._contents().items():
-                files.replace_file(self._home / name, content, files.SECRET_MODE)
+                kind = _OWN.get(name, _PEM)
+                files.replace_file(self._home / name, content, kind, files.SECRET_MODE)
                 if account:
                     os.chown(self._home / name, account.pw_uid, account.pw_gid)
         except OSError as error:

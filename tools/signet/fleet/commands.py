@@ -8,7 +8,7 @@ import click
 
 from signet.errors import SignetError
 from signet.fleet import serving
-from signet.options import FOLDER
+from signet.options import FOLDER, echo
 
 _WATCH_S = 1
 _PORT = click.IntRange(0, 65535)
@@ -49,8 +49,8 @@ def fleet_serve(
     ports = broker_port, images_port, ntp_port, operators_port, services_port
     with serving.Fleet(folder, pki, bind, *ports) as servers:
         for name, address in servers.addresses.items():
-            click.echo(f"{name:9} {address}")
-        click.echo(f"signet: images from {folder}/images, logs in {folder}; Ctrl-C stops", err=True)
+            echo(f"{name:9} {address}")
+        echo(f"signet: images from {folder}/images, logs in {folder}; Ctrl-C stops", err=True)
         while not stopped.wait(_WATCH_S):
             if not servers.broker.running:
                 raise SignetError(f"mosquitto ended by itself, see {folder}/broker.log")

@@ -15,6 +15,7 @@ from signet import files
 from signet.errors import SignetError
 
 STATE_NAME = "fleet.json"
+OWN_STATE = files.Kind("addresses of a fleet's servers", lambda head: head.startswith(b'{"pid":'))
 # What a model and a version look like in a path: no separator, no leading dot, never empty.
 SEGMENT = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
 

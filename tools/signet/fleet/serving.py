@@ -20,7 +20,7 @@ from signet import files
 from signet.errors import SignetError
 from signet.fleet import logs
 from signet.fleet.broker import Broker
-from signet.fleet.folder import STATE_NAME
+from signet.fleet.folder import OWN_STATE, STATE_NAME
 from signet.fleet.image_server import ImageServer, server_context
 from signet.fleet.time_server import TimeServer
 
@@ -78,6 +78,7 @@ class Fleet:
 
     def start(self) -> None:
         """Start all three; SignetError if one does not start, and then none runs."""
+        files.check_kind(self.folder / STATE_NAME, OWN_STATE)
         try:
             self._images.mkdir(parents=True, exist_ok=True)
             context = server_context(self._pki)
@@ -107,7 +108,7 @@ class Fleet:
             self.stop()
             raise SignetError(f"image or time server on {self._bind}: {error}") from error
         state = {"pid": os.getpid(), **self.addresses}
-        files.replace_file(self.folder / STATE_NAME, json.dumps(state).encode() + b"\n")
+        files.replace_file(self.folder / STATE_NAME, json.dumps(state).encode() + b"\n", OWN_STATE)
 
     def stop(self) -> None:
         """Stop all three; what they keep is on the disk."""

@@ -16,6 +16,7 @@ from signet.formats import signing
 MAX_LEN = 1024  # bytes of JSON
 MAX_LIFETIME_S = 30 * 86400  # devices refuse what is valid for longer
 MAX_NUMBER = 0xFFFF_FFFF
+_YEAR_10000 = 253_402_300_800
 
 Document = dict[str, Any]
 
@@ -47,5 +48,7 @@ def open_document(wire: bytes, key_digest: bytes) -> Document:
 
 
 def utc(unix_s: int) -> str:
-    """A time in a document, for people."""
+    """A time in a document, for people; what no calendar has is shown as a number."""
+    if not 0 <= unix_s < _YEAR_10000:
+        return f"{unix_s} s after 1970"
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,6 +1,5 @@
 """The commands `signet image`: they parse, call and print."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from signet.errors import refusals_about
 from signet.formats import signing
 from signet.formats.documents import utc
 from signet.image import budget, manifest, names, slot_image, symbols
-from signet.options import FILE, FOLDER, JSON, SOURCE, U32
+from signet.options import FILE, FOLDER, JSON, SOURCE, U32, echo, echo_json
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
@@ -97,7 +96,7 @@ def image_build(
     cost = budget.application_cost(slot_image.slot_sources(source, app), build.files, needs.data_kb)
     rooms = budget.check_room(cost, needs, min_platform)
     symbols.write_build(output, release, build)
-    click.echo(
+    echo(
         f"{output}: {version} for {model}, {profile}, counter {counter}, "
         f"{len(build.content)} bytes, {len(build.names)} names shortened, unsigned"
     )
@@ -105,13 +104,13 @@ def image_build(
 
 
 def _show_rooms(cost: budget.Cost, rooms: list[budget.Room]) -> None:
-    click.echo(
+    echo(
         f"  the application takes {_kb(cost.total)} KB of heap: code {_kb(cost.code)}, "
         f"{cost.names} names, data {_kb(cost.data)}"
     )
     for room in rooms:
         version = ".".join(map(str, room.board.micropython))
-        click.echo(
+        echo(
             f"  MicroPython {version}, {room.reserve_kb} KB reserved: {_kb(room.left)} KB left; "
             f"{_kb(room.network)} KB for the network"
             + ("" if room.network >= budget.ENOUGH_FOR_NETWORK else ", which is little")
@@ -130,8 +129,8 @@ def image_sign(unsigned: Path, key: Path, output: Path) -> None:
     """Sign an image with espsecure, and verify the result with espsecure and as a device does."""
     with refusals_about(unsigned):
         content = slot_image.sign_image(files.read_file(unsigned, "image"), key)
-    files.replace_file(output, content)
-    click.echo(f"{output}: signed by key {signing.key_digest(key).hex()}, {len(content)} bytes")
+    files.replace_file(output, content, slot_image.FILE)
+    echo(f"{output}: signed by key {signing.key_digest(key).hex()}, {len(content)} bytes")
 
 
 @group.command("verify")
@@ -146,9 +145,9 @@ def image_verify(signed: Path, key: Path, model: str | None, as_json: bool) -> N
             files.read_file(signed, "image"), [signing.key_digest(key)], model
         )
     if as_json:
-        click.echo(json.dumps(_describe(descriptor)))
+        echo_json(_describe(descriptor))
     else:
-        click.echo(
+        echo(
             f"{signed}: verified: {descriptor.version} for {descriptor.model}, "
             f"{PROFILES[descriptor.profile]}, counter {descriptor.counter}"
         )
@@ -169,7 +168,7 @@ def image_inspect(path: Path, as_json: bool) -> None:
     if as_json:
         facts = {"bytes": report.length, "files": report.files, "names": report.names}
         facts["key_digest"] = signer
-        click.echo(json.dumps(_describe(report.descriptor) | facts | {"problems": report.problems}))
+        echo_json(_describe(report.descriptor) | facts | {"problems": report.problems})
         return
     built = utc(report.descriptor.build_time)
     rows = [*_describe(report.descriptor).items(), ("built", built)]
@@ -178,7 +177,7 @@ def image_inspect(path: Path, as_json: bool) -> None:
     rows += [("file", f"{size:>7}  {name}") for name, size in report.files.items()]
     rows += [("problem", problem) for problem in report.problems]
     for name, value in rows:
-        click.echo(f"{name:<14} {value}")
+        echo(f"{name:<14} {value}")
 
 
 @group.command("symbols")
@@ -192,7 +191,7 @@ def image_symbols(path: Path, text: tuple[str, ...]) -> None:
     """
     short = symbols.read_map(path)
     for line in [" ".join(text)] if text else sys.stdin:
-        click.echo(names.translate(line.rstrip("\n"), short))
+        echo(names.translate(line.rstrip("\n"), short))
 
 
 def _describe(descriptor: Descriptor) -> dict[str, Any]:

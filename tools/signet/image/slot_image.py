@@ -30,6 +30,7 @@ MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 LAYOUT = "firmware/board/partitions.csv"  # in a source folder
 
 _MAGIC = b"SGNTSLOT"
+FILE = files.Kind("a slot image", lambda head: head.startswith(_MAGIC))
 _FORMAT = 2
 _DESCRIPTOR = struct.Struct("<8sHHIIIQ32s32sI")
 _ANY_PLATFORM = (255, 255, 255)

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from signet import files
 from signet.errors import SignetError
+from signet.image import slot_image
 from signet.image.slot_image import Build, Release
+
+_FILE = files.Kind(
+    "a symbol map", lambda head: head.startswith(b"{") and b'"image"' in head and b'"names"' in head
+)
 
 
 def map_path(image: Path) -> Path:
@@ -29,7 +34,7 @@ def write_build(path: Path, release: Release, build: Build) -> None:
     }
     _put(symbols, (json.dumps(content, indent=1) + "\n").encode() if build.names else None)
     try:
-        files.replace_file(path, build.content)
+        files.replace_file(path, build.content, slot_image.FILE)
     except BaseException:
         _put(symbols, before)
         raise
@@ -37,9 +42,9 @@ def write_build(path: Path, release: Release, build: Build) -> None:
 
 def _put(path: Path, content: bytes | None) -> None:
     if content is None:
-        files.remove_file(path)
+        files.remove_file(path, _FILE)
     else:
-        files.replace_file(path, content)
+        files.replace_file(path, content, _FILE)
 
 
 def read_map(path: Path) -> dict[str, str]:

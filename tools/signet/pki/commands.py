@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from signet.options import FOLDER
+from signet.options import FOLDER, echo
 from signet.pki import authority
 
 
@@ -35,4 +35,4 @@ def pki_init(folder: Path, hosts: tuple[str, ...], crl_url: str | None) -> None:
     """
     authority.init_pki(folder, list(hosts), crl_url)
     for path in sorted(folder.iterdir()):
-        click.echo(path)
+        echo(path)

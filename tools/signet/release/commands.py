@@ -1,6 +1,5 @@
 """The commands `signet release`: orders to install, and tokens for a console."""
 
-import json
 from pathlib import Path
 
 import click
@@ -9,7 +8,7 @@ from signet import files
 from signet.errors import refusals_about
 from signet.fleet.folder import running_address
 from signet.formats.documents import MAX_LIFETIME_S, MAX_NUMBER, utc
-from signet.options import FILE, FOLDER, PKI
+from signet.options import FILE, FOLDER, PKI, echo, echo_json
 from signet.pki import names
 from signet.release import console, publishing
 
@@ -60,9 +59,9 @@ def release_publish(
     with refusals_about(image_path):
         order = publishing.release(pki_folder, folder, broker, device, content, expires_in, number)
     if as_json:
-        click.echo(json.dumps(order))
+        echo_json(order)
         return
-    click.echo(
+    echo(
         f"order {order['number']}: {device} installs {order['version']} for {order['model']}, "
         f"counter {order['counter']}, {order['size']} bytes; "
         f"valid until {utc(order['expires'])}"
@@ -87,6 +86,4 @@ def release_console(
     broker = broker or running_address(folder, "operators")
     with refusals_about(path):
         token = console.send(pki_folder, broker, device, files.read_file(path, "token"))
-    click.echo(
-        f"console of {device}: token {token['number']} sent, valid until {utc(token['expires'])}"
-    )
+    echo(f"console of {device}: token {token['number']} sent, valid until {utc(token['expires'])}")

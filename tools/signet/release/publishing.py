@@ -19,6 +19,7 @@ from signet.image import slot_image
 from signet.pki import names
 from trust.image import BLOCK_LEN, Descriptor
 
+_LAST_ORDER = files.Kind("the number of the last order", lambda head: head.strip().isdigit())
 _DIGEST = slice(4, 36)  # of a signature block: SHA-256 over descriptor and payload
 
 
@@ -65,7 +66,7 @@ def next_number(folder: Path, now: int, wanted: int | None = None) -> int:
             raise RefusedError(
                 f"order number {number}, expected above {last}, the last one, up to {MAX_NUMBER}"
             )
-        files.replace_file(record, f"{number}\n".encode())
+        files.replace_file(record, f"{number}\n".encode(), _LAST_ORDER)
     return number
 
 
@@ -98,7 +99,7 @@ def store_image(folder: Path, content: bytes, key_digest: bytes) -> Path:
                 )
             return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace_file(path, content)
+    files.replace_file(path, content, slot_image.FILE)
     return path
 
 

@@ -11,11 +11,14 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from signet import files
 from signet.errors import SignetError
+from signet.options import printable
 
 WIDTH = 80
+_FILE = files.Kind("measured figures", lambda head: b'"command"' in head and b'"runs"' in head)
 _IDF = ("idf_free", "idf_largest", "idf_least")
 _COLUMNS = {
     "uptime_s": "up", "live": "live", "largest": "largest",
@@ -75,7 +78,8 @@ def without_idf(memory: Memory) -> Memory:
 
 def show(run: Run) -> None:
     """Print the table, in 80 columns."""
-    Console(width=WIDTH, highlight=False).print(f"{run.board}{run.application}, {run.date}")
+    heading = Text(printable(f"{run.board}{run.application}, {run.date}"))
+    Console(width=WIDTH, highlight=False).print(heading)
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
     table.add_column("step", no_wrap=True)
     for title in ("s", *_COLUMNS.values()):
@@ -83,14 +87,14 @@ def show(run: Run) -> None:
     for row in run.rows:
         figures = (row.memory.get(name) for name in _COLUMNS)
         shown = ("–" if figure is None else f"{figure:,}" for figure in figures)
-        table.add_row(row.step, f"{row.seconds:.1f}", *shown)
+        table.add_row(Text(printable(row.step)), f"{row.seconds:.1f}", *shown)
     Console(width=WIDTH, highlight=False).print(table)
 
 
 def save(path: Path, command: str, runs: list[Run]) -> None:
     """Keep the runs, with the command that measures them anew."""
     content = {"command": command, "runs": [asdict(run) for run in runs]}
-    files.replace_file(path, json.dumps(content, indent=1).encode() + b"\n")
+    files.replace_file(path, json.dumps(content, indent=1).encode() + b"\n", _FILE)
 
 
 def load(path: Path) -> tuple[str, list[Run]]:

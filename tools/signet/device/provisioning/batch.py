@@ -28,9 +28,10 @@ from signet.device.provisioning.inventory import (
     Inventory,
     find_all,
     now,
+    owner_of_key,
     owner_of_mac,
 )
-from signet.device.provisioning.making import Task
+from signet.device.provisioning.making import Made, Task
 from signet.errors import RefusedError, SignetError, listed
 from signet.pki import authority
 
@@ -97,17 +98,18 @@ def check(template: Template, jobs: Sequence[Job]) -> None:
 def choose(inventory: Inventory, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
     """Hold jobs against the inventory: those to do, with their serial numbers, and ids done before.
 
-    Raises RefusedError, naming every board, if an id or a MAC belongs to another board: nothing has
-    been changed by then.
+    Raises RefusedError, naming every board, if an id, a MAC or a key belongs to another board, in
+    the inventory or among the jobs: nothing has been changed by then.
     """
     todo: list[Job] = []
     done: list[str] = []
     problems: list[str] = []
+    keys: dict[str, str] = {}
     with inventory.reading() as session:
         rows = find_all(session, [job.id for job in jobs])
         for job in jobs:
             row = rows.get(job.id)
-            problem = _conflict(session, job, row)
+            problem = _conflict(session, job, row) or _key_conflict(session, job, keys)
             if problem:
                 problems.append(problem)
             elif row is not None and row.status == DONE:
@@ -135,9 +137,44 @@ def _conflict(session: Session, job: Job, row: Device | None) -> str | None:
     return None
 
 
+def _key_conflict(session: Session, job: Job, keys: dict[str, str]) -> str | None:
+    """keys: of other jobs, by hash, with their ids; this one's is added."""
+    key = job.task.public_key
+    if key is None:
+        return None
+    owner = owner_of_key(session, key) or keys.setdefault(key, job.id)
+    return None if owner == job.id else _same_key(job.id, key, owner)
+
+
+def _same_key(device_id: str, key: str, owner: str) -> str:
+    return f"{device_id}: its private key is that of {owner} (public key's SHA-256 {key[:16]}…)"
+
+
+def claim_key(session: Session, job: Job, made: Made) -> None:
+    """Enter the key that was made for a board; RefusedError, and its file goes, if another has it.
+
+    No two keys that were made are the same, unless random numbers were: those of a copied machine.
+    """
+    owner = owner_of_key(session, made.public_key)
+    if owner is not None and owner != job.id:
+        job.task.output.unlink()
+        raise RefusedError(
+            _same_key(job.id, made.public_key, owner),
+            "was this machine, or the board's flash, copied from another?",
+        )
+    session.get_one(Device, job.id).public_key = made.public_key
+
+
 def enter(inventory: Inventory, template: Template, jobs: Sequence[Job]) -> set[str]:
-    """Enter jobs as started, before anything is signed; returns the ids that are new."""
+    """Enter jobs as started, before anything is signed; returns the ids that are new.
+
+    Raises RefusedError, and none is entered, if a key belongs to another board.
+    """
     with inventory.changing() as session:
+        keys: dict[str, str] = {}
+        problems = [_key_conflict(session, job, keys) for job in jobs]
+        if any(problems):
+            raise RefusedError(listed([problem for problem in problems if problem]))
         rows = find_all(session, [job.id for job in jobs])
         new = [job for job in jobs if job.id not in rows]
         for job in new:
@@ -145,6 +182,7 @@ def enter(inventory: Inventory, template: Template, jobs: Sequence[Job]) -> set[
             session.add(
                 Device(
                     id=job.id, status=STARTED, serial=f"{job.task.serial:040x}", mac=job.mac,
+                    public_key=job.task.public_key,
                     model=settings.model, hw=settings.hw, profile=settings.profile,
                     version=template.descriptor.version, flash=job.flash, port=job.port,
                     started_at=now(),
@@ -157,10 +195,10 @@ def enter(inventory: Inventory, template: Template, jobs: Sequence[Job]) -> set[
     return {job.id for job in new}
 
 
-def record_done(session: Session, job: Job, certificate: str) -> None:
+def record_done(session: Session, job: Job, made: Made) -> None:
     """A board is done: its row and the audit line."""
     row = session.get_one(Device, job.id)
-    row.status, row.certificate, row.done_at = DONE, certificate, now()
+    row.status, row.certificate, row.done_at = DONE, made.certificate, now()
     audit.append(
         session, "provision", job.id, f"done: certificate {row.serial}, image {row.version}"
     )
@@ -190,12 +228,15 @@ def make_files(
         with bench.inventory.changing() as session:
             for task, outcome in portion:
                 job = by_id[task.settings.id]
-                if isinstance(outcome, SignetError):
-                    record_failed(session, job, outcome, job.id in new)
-                    result.failed[job.id] = outcome
-                else:
+                try:
+                    if isinstance(outcome, SignetError):
+                        raise outcome
+                    claim_key(session, job, outcome)
                     record_done(session, job, outcome)
                     result.made.append(job.id)
+                except SignetError as error:
+                    record_failed(session, job, error, job.id in new)
+                    result.failed[job.id] = error
         for task, _ in portion:
             on_board(task.settings.id)
     return result

@@ -2,7 +2,7 @@
 
     id           device id, as --id; required
     mac          aa:bb:cc:dd:ee:ff; the board has to have it
-    port         serial port, for a real board
+    port         serial port, for a real board: /dev/ttyUSB0
     hw           hardware revision, instead of --hw
     wifi_ssid    network to join, instead of --wifi-ssid
     wifi_key     its passphrase; the file must be readable by its owner only then
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from signet import files
+from signet.board.serial_device import check_name
 from signet.device.settings import HARDWARE, Wifi, check_wifi
 from signet.errors import SignetError, listed
 from signet.pki import names
@@ -107,7 +108,7 @@ def _board(cells: dict[str, str]) -> Board:
     return Board(
         cells["id"],
         parse_mac(cells["mac"]) if cells.get("mac") else None,
-        cells.get("port") or None,
+        check_name(cells["port"]) if cells.get("port") else None,
         hw,
         _wifi(cells.get("wifi_ssid", ""), cells.get("wifi_key", "")),
         Path(factory) if factory else None,

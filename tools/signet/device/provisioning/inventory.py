@@ -5,7 +5,8 @@ certificate is signed (`started`, with the certificate's serial number), and is 
 flash has been written and read back: so there is no certificate without a line here, and a run that
 was cut off goes on with the same one. No key and no claim code is ever in it, only hashes.
 
-Every change and its audit line are one transaction. Only a change makes a file or a table.
+Every change and its audit line are one transaction. Only a change makes a file or a table; a
+database of an older version gets the column that it lacks when it is opened.
 """
 
 import contextlib
@@ -13,8 +14,20 @@ import datetime
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    String,
+    TypeDecorator,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -23,10 +36,26 @@ from signet.errors import RefusedError, SignetError
 
 FILE_NAME = "inventory.db"  # in the pki folder
 STARTED, DONE = "started", "done"
+_KEY_COLUMN = "public_key"
+_LOCK = "LOCK TABLE audit IN EXCLUSIVE MODE"  # PostgreSQL's; SQLite locks when it begins
+
+
+class _Text(TypeDecorator[str]):
+    """A text, also when it is read: SQLite stores in a column of texts what it is given."""
+
+    impl = String
+    cache_ok = True
+
+    def process_result_value(self, value: object, _dialect: object) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise RefusedError(f"inventory: damaged: {value!r:.80} where a text should be")
+        return value
 
 
 class Base(DeclarativeBase):
     """All tables of the inventory; audit.py has the other one."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {str: _Text}
 
 
 class Device(Base):
@@ -38,6 +67,7 @@ class Device(Base):
     status: Mapped[str]
     serial: Mapped[str] = mapped_column(unique=True)  # of the certificate, hexadecimal
     certificate: Mapped[str | None]  # SHA-256 of its DER, hexadecimal
+    public_key: Mapped[str | None] = mapped_column(unique=True)  # its SHA-256, hexadecimal
     mac: Mapped[str | None] = mapped_column(unique=True)
     model: Mapped[str]
     hw: Mapped[str]
@@ -104,7 +134,7 @@ class Inventory:
                 self._make()
             with Session(self._engine) as session, session.begin():
                 if self._url.get_backend_name() == "postgresql":
-                    session.execute(text("LOCK TABLE audit IN EXCLUSIVE MODE"))
+                    session.execute(text(_LOCK))
                 yield session
 
     def _exists(self) -> bool:
@@ -112,7 +142,39 @@ class Inventory:
         if self._is_file and path and not Path(path).exists():
             return False
         with self._errors():
-            return inspect(self._engine).has_table(Device.__tablename__)
+            found = inspect(self._engine)
+            if not found.has_table(Device.__tablename__):
+                return False
+            if not self._has_key(self._engine):
+                self._add_key()
+            return True
+
+    @staticmethod
+    def _has_key(connection: Engine | Connection) -> bool:
+        columns = inspect(connection).get_columns(Device.__tablename__)
+        return _KEY_COLUMN in (column["name"] for column in columns)
+
+    def _add_key(self) -> None:
+        """Bring a database of an older version up to date; its devices' keys are not known."""
+        with self._older(), self._engine.begin() as connection:
+            if self._url.get_backend_name() == "postgresql":
+                connection.execute(text(_LOCK))
+            if not self._has_key(connection):  # another program was first
+                column = f"{Device.__tablename__} ADD COLUMN {_KEY_COLUMN} VARCHAR"
+                connection.execute(text(f"ALTER TABLE {column}"))
+                index = f"ix_{_KEY_COLUMN} ON {Device.__tablename__} ({_KEY_COLUMN})"
+                connection.execute(text(f"CREATE UNIQUE INDEX {index}"))
+
+    @contextlib.contextmanager
+    def _older(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise SignetError(
+                f"{self.name}: inventory: made by an older version, and cannot be brought up to "
+                f"date: {_first_line(error)}",
+                "once, by somebody who may alter its tables",
+            ) from error
 
     def _make(self) -> None:
         path = self._url.database
@@ -129,7 +191,7 @@ class Inventory:
             yield
         except IntegrityError as error:
             raise RefusedError(
-                f"{self.name}: id, serial or MAC is taken: {_first_line(error)}"
+                f"{self.name}: id, serial, key or MAC is taken: {_first_line(error)}"
             ) from error
         except SQLAlchemyError as error:
             raise SignetError(f"{self.name}: inventory: {_first_line(error)}") from error
@@ -175,3 +237,8 @@ def find_all(session: Session, device_ids: Iterable[str]) -> dict[str, Device]:
 def owner_of_mac(session: Session, mac: str) -> str | None:
     """The id of the device with this MAC, if there is one."""
     return session.scalar(select(Device.id).where(Device.mac == mac))
+
+
+def owner_of_key(session: Session, key: str) -> str | None:
+    """The id of the device with this public key, if there is one."""
+    return session.scalar(select(Device.id).where(Device.public_key == key))

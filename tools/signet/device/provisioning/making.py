@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -32,6 +33,13 @@ from trust.identity import Identity
 _AHEAD = 4  # tasks that wait for a worker, for each
 
 
+class Made(NamedTuple):
+    """What the inventory learns of a certificate: its SHA-256, and that of its public key."""
+
+    certificate: str
+    public_key: str
+
+
 @dataclass(frozen=True)
 class Task:
     """One flash file to make. serial: of the certificate to be issued.
@@ -47,9 +55,18 @@ class Task:
     credentials: Credentials | None = field(default=None, repr=False)
     factory_key: bytes | None = field(default=None, repr=False)
 
+    @property
+    def public_key(self) -> str | None:
+        """The hash of its key, if that was not made here and is known before."""
+        if self.factory_key is not None:
+            return identity.key_hash(identity.load_key(self.factory_key).public_key())
+        if self.credentials is not None:
+            return fingerprint(self.credentials.chain).public_key
+        return None
 
-def make(template: Template, pki_folder: Path, task: Task) -> str:
-    """Make the flash file of a device, mode 0600, or keep it; returns its certificate's SHA-256.
+
+def make(template: Template, pki_folder: Path, task: Task) -> Made:
+    """Make the flash file of a device, mode 0600, or keep it.
 
     The file is on the disk, with its name, when this returns.
     """
@@ -80,7 +97,7 @@ def _credentials(pki_folder: Path, task: Task) -> Credentials:
     return Credentials(chain, task.factory_key, kept=True)
 
 
-def _keep(template: Template, task: Task) -> str:
+def _keep(template: Template, task: Task) -> Made:
     """Check a flash file from a run that was cut off; RefusedError unless it is the one meant."""
     found = flash.Flash.load(task.output)
     reader = Identity(found.device("esp_secure_cert"))
@@ -110,12 +127,14 @@ def _not_ours(task: Task) -> RefusedError:
     )
 
 
-def fingerprint(chain: bytes) -> str:
-    """SHA-256 of the first certificate of a PEM chain, hexadecimal."""
-    return x509.load_pem_x509_certificates(chain)[0].fingerprint(hashes.SHA256()).hex()
+def fingerprint(chain: bytes) -> Made:
+    """What the first certificate of a PEM chain is known by."""
+    certificate = x509.load_pem_x509_certificates(chain)[0]
+    digest = certificate.fingerprint(hashes.SHA256()).hex()
+    return Made(digest, identity.public_key_hash(certificate))
 
 
-Outcome = tuple[Task, str | SignetError]
+Outcome = tuple[Task, Made | SignetError]
 
 
 def make_all(
@@ -134,7 +153,7 @@ def make_all(
     count = min(workers, len(tasks))
     with ProcessPoolExecutor(count, context, _start, (template, pki_folder)) as pool:
         waiting = iter(tasks)
-        running: dict[Future[str | SignetError], Task] = {}
+        running: dict[Future[Made | SignetError], Task] = {}
         try:
             while True:
                 for task in itertools.islice(waiting, count * _AHEAD - len(running)):
@@ -167,11 +186,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(task: Task) -> str | SignetError:
+def _work(task: Task) -> Made | SignetError:
     return _try_make(*_common[0], task)
 
 
-def _try_make(template: Template, pki_folder: Path, task: Task) -> str | SignetError:
+def _try_make(template: Template, pki_folder: Path, task: Task) -> Made | SignetError:
     try:
         return make(template, pki_folder, task)
     except SignetError as error:

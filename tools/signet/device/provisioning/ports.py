@@ -83,10 +83,12 @@ def _try_one(bench: Bench, platform: Platform, read_key: bool, job: Job) -> Sign
         job = _look_at_board(job, port.identity(), read_key)
         (job,), _ = batch.choose(bench.inventory, [job])  # its MAC, which nobody knew before
         new = bool(batch.enter(bench.inventory, bench.template, [job]))
-        certificate = making.make(bench.template, bench.pki_folder, job.task)
+        made = making.make(bench.template, bench.pki_folder, job.task)
+        with bench.inventory.changing() as session:
+            batch.claim_key(session, job, made)
         _write(bench, port, platform, job)
         with bench.inventory.changing() as session:
-            batch.record_done(session, job, certificate)
+            batch.record_done(session, job, made)
         job.task.output.unlink()
     except SignetError as error:
         if new is not None:

@@ -5,10 +5,11 @@ import time
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from signet.options import echo
 
 _LINE_S = 10.0
 _SHORTEST = 10  # boards: fewer are done before one has read it
@@ -44,5 +45,5 @@ class Progress:
         self._bar.advance(self._task)
         is_due = self._done < self._total and time.monotonic() >= self._line_due
         if self._bar.disable and is_due:
-            click.echo(f"signet: {self._done} of {self._total} boards", err=True)
+            echo(f"signet: {self._done} of {self._total} boards", err=True)
             self._line_due = time.monotonic() + _LINE_S

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from signet import files, locks
 from signet.board.real_flash import build_board_flash
+from signet.board.serial_device import check_name
 from signet.device.flash_file import Credentials
 from signet.device.provisioning import boards_csv, ports
 from signet.device.provisioning.batch import Job
@@ -62,7 +63,9 @@ class Request:
         return self.jobs or len(os.sched_getaffinity(0))
 
     def boards(self) -> list[Board]:
-        """The boards asked for; the CSV is read and checked to its end."""
+        """The boards asked for; the CSV is read and checked to its end, and so is --port."""
+        for name in self.port_names:
+            check_name(name)
         if self.csv_path is None:
             port = self.port_names[0] if self.port_names else None
             mac = boards_csv.parse_mac(self.mac) if self.mac else None

@@ -32,7 +32,7 @@ class Chip:
 
 
 class Port:
-    """One serial port: a device name, or a URL of pyserial. baud: while data is transferred."""
+    """One serial port, by the name of its device. baud: while data is transferred."""
 
     def __init__(self, name: str, baud: int = esptool.BAUD):
         self.name = name

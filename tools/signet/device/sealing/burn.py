@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from signet import files
 from signet.board import esptool
 from signet.device.sealing import efuse, sealed_flash
 from signet.device.sealing.efuse import BURNED, Target
 from signet.device.sealing.efuse_plan import Plan, Step
 from signet.errors import RefusedError
+from signet.options import echo
 from signet.run import run_program
 
 _COMPARED = "flash key read back"
@@ -74,19 +73,19 @@ class Session:
         """Print the state of chip and plan; True if something is left to burn."""
         states = self._survey()
         left = len(states) - list(states.values()).count(BURNED)
-        click.echo(f"chip {self.plan.chip.name}, MAC {self.plan.mac}")
+        echo(f"chip {self.plan.chip.name}, MAC {self.plan.mac}")
         for number, (step, state) in enumerate(states.items(), 1):
             value = f" = {step.value}" if step.value else ""
-            click.echo(f"{number:3} {state:6} {step.action} {step.efuse}{value}")
-            click.echo(f"           {step.why} [{step.source}]")
+            echo(f"{number:3} {state:6} {step.action} {step.efuse}{value}")
+            echo(f"           {step.why} [{step.source}]")
         if not left:
-            click.echo("everything is burned; nothing was changed")
+            echo("everything is burned; nothing was changed")
             return False
-        click.echo(f"{left} of {len(states)} steps are left, each of them for ever:")
+        echo(f"{left} of {len(states)} steps are left, each of them for ever:")
         for group in efuse.groups(self.plan):
             if run := efuse.next_run(group, states):
-                click.echo("  espefuse " + " ".join(self._command(run)))
-        click.echo("nothing was changed so far; --burn burns", err=True)
+                echo("  espefuse " + " ".join(self._command(run)))
+        echo("nothing was changed so far; --burn burns", err=True)
         return True
 
     def burn(self) -> None:
@@ -100,7 +99,7 @@ class Session:
                 run_program("espefuse", *self._command(run, "--do-not-confirm"))
                 self._note(what)
                 if run[0].efuse == self.plan.chip.download and self.target.port:
-                    click.echo(f"{what}: sent")  # nobody can read it back
+                    echo(f"{what}: sent")  # nobody can read it back
                     break
                 states = self._survey()
                 if any(states[step] != BURNED for step in run):
@@ -108,9 +107,9 @@ class Session:
                         f"{what}: did not take; the chip is half-burned",
                         "its download mode is open: run the same command again",
                     )
-                click.echo(f"{what}: read back")
-        click.echo(f"{self.plan.mac}: sealed")
-        click.echo("now delete the flash key of this chip: nobody needs it any more", err=True)
+                echo(f"{what}: read back")
+        echo(f"{self.plan.mac}: sealed")
+        echo("now delete the flash key of this chip: nobody needs it any more", err=True)
 
     def _survey(self) -> dict[Step, str]:
         summary = self.target.summary()

@@ -15,7 +15,7 @@ from signet.device.sealing.burn import open_session
 from signet.device.sealing.efuse import Target
 from signet.device.sealing.efuse_plan import CHIPS, dump_plan, key_hash, load_plan, make_plan
 from signet.errors import RefusedError
-from signet.options import FILE
+from signet.options import FILE, echo
 
 _FLASH_KEY = click.option(
     "--flash-key", type=FILE, required=True, help="Flash encryption key of this chip, mode 0600."
@@ -40,16 +40,16 @@ def burn_plan(
     chip: str, mac: str, release: tuple[Path, ...], flash_key: Path, output: Path
 ) -> None:
     """Make the plan of one chip. A flash key that does not exist yet is made."""
-    if output.exists():
+    if output.exists():  # before a key is made
         raise RefusedError(f"{output}: exists, and is not overwritten")
     pems = keys.read_public_keys(release)
     make_plan(chip, mac, pems, "0" * 64)  # complains before a key is made
     if not flash_key.exists():
         files.write_new_secret(flash_key, keys.new_flash_key())
-        click.echo(f"{flash_key}: made", err=True)
+        echo(f"{flash_key}: made", err=True)
     plan = make_plan(chip, mac, pems, key_hash(keys.read_flash_key(flash_key)))
-    files.replace_file(output, dump_plan(plan))
-    click.echo(output)
+    files.write_new_file(output, dump_plan(plan))
+    echo(output)
 
 
 @burn.command("encrypt")
@@ -63,8 +63,8 @@ def burn_encrypt(plan: Path, flash_key: Path, flash: Path, output: Path) -> None
     keys.read_flash_key(flash_key, loaded)
     content = files.read_file(flash, "flash image")
     sealed_flash.check_flash(content, loaded)
-    files.replace_file(output, sealed_flash.encrypt_flash(content, loaded.chip, flash_key))
-    click.echo(output)
+    files.write_new_file(output, sealed_flash.encrypt_flash(content, loaded.chip, flash_key))
+    echo(output)
 
 
 @burn.command("apply")
@@ -97,7 +97,7 @@ def burn_apply(
 
 def _confirm(mac: str, given: str | None) -> None:
     if given is None:
-        click.echo("This cannot be undone.", err=True)
+        echo("This cannot be undone.", err=True)
         given = click.prompt("Type the MAC of the chip to burn it", default="", err=True)
     if given.strip().lower() != mac:
         raise RefusedError(f"not confirmed: {given!r} is not the chip's MAC; nothing was burned")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from signet.board.serial_device import check_device
 from signet.device.sealing.efuse_plan import FLASH_KEY, Chip, Plan, Step
 from signet.errors import RefusedError, SignetError
 from signet.run import run_program
@@ -34,9 +35,10 @@ class Target:
 
     def command(self, *arguments: str) -> list[str]:
         """Arguments of espefuse; no secret is among them, keys are named by file."""
-        place = ["--port", str(self.port)]
         if self.virtual:
             place = ["--virt", "--path-efuse-file", str(self.virtual)]
+        else:
+            place = ["--port", check_device(str(self.port))]
         return ["--chip", self.chip.name, *place, *arguments]
 
     def summary(self) -> Summary:
