@@ -13,6 +13,7 @@ from signet.formats import esp_image, filesystem, flash
 LAYOUT = Path(__file__).resolve().parents[1] / "firmware/board/partitions.csv"
 PARTITIONS = flash.load_layout(LAYOUT)
 BY_LABEL = {partition.label: partition for partition in PARTITIONS}
+SEALED = flash.load_layout(LAYOUT.with_name("sealed") / "partitions-4mb.csv")
 REPL = ["MicroPython on a virtual board", ">>> "]
 # For main.py: what follows, indented by one space, runs on the first boot; later ones tell why.
 SECOND = (
@@ -22,9 +23,9 @@ SECOND = (
 FIRST = bytes(range(256))  # a first segment that is long enough for the app description
 
 
-def blank_flash() -> flash.Flash:
+def blank_flash(layout: tuple[flash.Partition, ...] = PARTITIONS) -> flash.Flash:
     """A chip with the partition table and a platform in ota_0, else erased."""
-    chip = flash.Flash.blank(PARTITIONS)
+    chip = flash.Flash.blank(layout)
     chip.write("ota_0", esp_image.synthetic_app("1.25.0"))
     return chip
 

@@ -3,6 +3,8 @@
 It needs ESP-IDF (IDF_PATH, with its export.sh sourced) and MicroPython's source (MICROPYTHON_DIR).
 What is missing or of another version is named, with what was expected and found, and the exit code
 is 2. The result is unsigned: bootloader, partition table and platform in build/firmware/<chip>.
+What the IDF does not check of it is checked here: do bootloader and platform fit their places once
+they are signed, and did each option take effect? If not, the exit code is 1.
 """
 
 import argparse
@@ -14,12 +16,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from signet.formats import flash
+
 BOARD = Path(__file__).resolve().parent.parent / "firmware/board/sealed"
 CHIPS = ("esp32", "esp32s3", "esp32c3")
 FLASH_MB = (4, 8, 16)
 # ports/esp32/README.md of MicroPython 1.26.1 and 1.28.0 name these of ESP-IDF.
 LEAST_MICROPYTHON = (1, 26)
 IDF_VERSIONS = ("5.4", "5.5")
+# MicroPython asks for it, and Secure Boot takes it away.
+NOT_VERIFIED = "CONFIG_BOOTLOADER_SKIP_VALIDATE_IN_DEEP_SLEEP=y"
+BOOT_LOADER, PLATFORM = "bootloader/bootloader.bin", "micropython.bin"  # in the build's folder
 
 
 def find_problems(environment: Mapping[str, str]) -> list[str]:
@@ -61,18 +68,82 @@ def _micropython_problems(environment: Mapping[str, str]) -> list[str]:
     return []
 
 
-def build(chip: str, flash_mb: int, environment: Mapping[str, str]) -> int:
-    """Run MicroPython's own make; its exit code."""
-    output = BOARD.parents[2] / "build/firmware" / f"{chip}-{flash_mb}mb"
+def signed_len(length: int) -> int:
+    """Bytes of an image once it is signed: filled to whole sectors, and one more."""
+    return length + -length % flash.SECTOR_LEN + flash.SECTOR_LEN
+
+
+def find_faults(chip: str, flash_mb: int, output: Path) -> list[str]:
+    """What is wrong with a finished build, a line each; empty if nothing is."""
+    parts = (BOARD / "sdkconfig.sealed", BOARD / f"sdkconfig.{chip}", output / "sdkconfig.signet")
+    try:
+        wanted = "\n".join(part.read_text() for part in parts)
+        options = (output / "sdkconfig").read_text()
+        lengths = {name: (output / name).stat().st_size for name in (BOOT_LOADER, PLATFORM)}
+    except OSError as error:
+        return [f"{error.filename}: not built ({error.strerror})"]
+    return _option_faults(wanted, options) + _size_faults(flash_mb, output, options, lengths)
+
+
+def _option_faults(wanted: str, options: str) -> list[str]:
+    """Options that the IDF dropped or set otherwise: it does not say so by itself.
+
+    wanted: our parts, of which the last word counts. options: the IDF's sdkconfig.
+    """
+    faults = []
+    for name, value in dict(re.findall(r"^(CONFIG_\w+)=(.*)$", wanted, re.M)).items():
+        line = f"# {name} is not set" if value == "n" else f"{name}={value}"
+        if line not in options.splitlines():
+            found = re.search(rf"^(?:# )?{name}\b.*$", options, re.M)
+            shown = f"the IDF made it {found[0]!r}" if found else "the IDF does not know it here"
+            faults.append(f"{name}={value} took no effect: {shown}")
+    if NOT_VERIFIED in options.splitlines():
+        faults.append(f"{NOT_VERIFIED}: a platform would not be verified after deep sleep")
+    return faults
+
+
+def _size_faults(
+    flash_mb: int, output: Path, options: str, lengths: Mapping[str, int]
+) -> list[str]:
+    """Images that lie over what is behind them once they are signed; the IDF measures unsigned."""
+    rows = {row.label: row for row in flash.load_layout(BOARD / f"partitions-{flash_mb}mb.csv")}
+    found = dict(re.findall(r"^CONFIG_(\w+_OFFSET\w*)=(0x[0-9a-f]+)$", options, re.M))
+    missing = {"BOOTLOADER_OFFSET_IN_FLASH", "PARTITION_TABLE_OFFSET"} - found.keys()
+    if missing:
+        return [f"{output / 'sdkconfig'}: no CONFIG_{name}" for name in sorted(missing)]
+    start = int(found["BOOTLOADER_OFFSET_IN_FLASH"], 0)
+    table = int(found["PARTITION_TABLE_OFFSET"], 0)
+    places = {
+        BOOT_LOADER: (start, table, "the partition table"),
+        PLATFORM: (rows["ota_0"].offset, rows["ota_0"].end, "ota_1"),
+    }
+    return [
+        f"{output / name}: {length} bytes, padded and signed {signed_len(length):#x}: from {at:#x} "
+        f"to {at + signed_len(length):#x}, but {behind} starts at {end:#x}"
+        for name, length in lengths.items()
+        for at, end, behind in [places[name]]
+        if at + signed_len(length) > end
+    ]
+
+
+def build(chip: str, flash_mb: int, output: Path, environment: Mapping[str, str]) -> int:
+    """Run MicroPython's own make, and check what it made; the exit code."""
     command = [
         "make", "-C", str(Path(environment["MICROPYTHON_DIR"], "ports/esp32")),
         f"BOARD_DIR={BOARD}", f"BUILD={output}",
         f"CMAKE_ARGS=-DSIGNET_CHIP={chip} -DSIGNET_FLASH={flash_mb}",
     ]  # fmt: skip
     code = subprocess.run(command, env=dict(environment), check=False).returncode
-    if code == 0:
-        print(output)
-    return code
+    if code:
+        return code
+    faults = find_faults(chip, flash_mb, output)
+    for fault in faults:
+        print(f"signet: error: {fault}", file=sys.stderr)
+    if faults:
+        print("signet: hint: neither sign nor flash it; it would not start", file=sys.stderr)
+        return 1
+    print(output)
+    return 0
 
 
 def main() -> int:
@@ -80,6 +151,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chip", choices=CHIPS, default=CHIPS[0])
     parser.add_argument("--flash", type=int, choices=FLASH_MB, default=FLASH_MB[0], help="MB")
+    parser.add_argument("--output", type=Path, help="folder; build/firmware/<chip>-<flash>mb")
     arguments = parser.parse_args()
     problems = find_problems(os.environ)
     for problem in problems:
@@ -87,7 +159,9 @@ def main() -> int:
     if problems:
         print("signet: hint: firmware/board/sealed/OPTIONS.md names the versions", file=sys.stderr)
         return 2
-    return build(arguments.chip, arguments.flash, os.environ)
+    chip, flash_mb = arguments.chip, arguments.flash
+    default = BOARD.parents[2] / "build/firmware" / f"{chip}-{flash_mb}mb"
+    return build(chip, flash_mb, (arguments.output or default).resolve(), os.environ)
 
 
 if __name__ == "__main__":

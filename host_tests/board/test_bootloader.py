@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from host_tests.board_helpers import BY_LABEL, FIRST, blank_flash, build_app
+from host_tests.board_helpers import BY_LABEL, FIRST, SEALED, blank_flash, build_app
 from host_tests.tool_helpers import run_program
 from signet.board.virtual.bootloader import BootError, FlashFile, PowerCutError, boot
 from signet.formats import esp_image, flash, idf
@@ -118,6 +118,11 @@ def test_a_partition_table_with_a_wrong_md5_boots_nothing(tmp_path: Path) -> Non
     chip.program(flash.TABLE_OFFSET + 12, b"\0")
     with pytest.raises(BootError, match="MD5"):
         boot(chip)
+
+
+def test_the_table_of_a_sealed_build_is_found(tmp_path: Path) -> None:
+    blank_flash(SEALED).save_new(tmp_path / "flash.bin")
+    assert boot(FlashFile(tmp_path / "flash.bin")).partition in SEALED
 
 
 def test_a_flash_file_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from host_tests.board_helpers import (
     BY_LABEL,
     FIRST,
+    SEALED,
     SECOND,
     build_app,
     exits,
@@ -107,6 +108,17 @@ INVALID_SIZE = "OSError (-260, 'ESP_ERR_INVALID_SIZE')"
 def test_partition_bounds(tmp_path: Path, call: str, error: str) -> None:
     assert partition_says(tmp_path, "p = P('bootstate')", f"fails({call})") == [error]
     assert read_partition(VirtualBoard(tmp_path), "bootstate") == b"\xff" * 8192
+
+
+def test_the_table_of_a_sealed_build(tmp_path: Path) -> None:
+    main = "from esp32 import Partition as P\nprint(P.find(1, label='nvs')[0].info()[2:4])"
+    with make_board(tmp_path, main) as board:
+        with (board.folder / "flash.bin").open("r+b") as file:
+            file.seek(flash.TABLE_OFFSET)
+            file.write(b"\xff" * flash.SECTOR_LEN + flash.build_table(SEALED))
+        board.power_on()
+        board.wait_until_stopped()
+    assert said(board) == [str((0xA000, 0x3000))]
 
 
 def replace_table(board: VirtualBoard, rows: list[flash.Partition]) -> None:

@@ -74,6 +74,29 @@ def test_a_malformed_table_is_refused(table, reason):
         flash.read_table(table)
 
 
+@pytest.mark.parametrize("offset", [0x8000, 0x9000])
+def test_a_table_is_found_in_either_place(layout, tmp_path, offset):
+    """A stock build's, and a sealed one's, in front of which a signed boot loader ends."""
+    rows = (replace(layout[0], offset=offset + 0x1000, size=0x3000), *layout[1:])
+    assert flash.table_offset(rows) == offset
+    boot_loader = b"\xe9" * (offset - 0x1000)
+    flash.Flash.blank(rows, boot_loader).save_new(tmp_path / "flash.bin")
+    content = (tmp_path / "flash.bin").read_bytes()
+    assert content[0x1000:offset] == boot_loader
+    assert content[offset : offset + 0xC00] == flash.build_table(rows)
+    assert set(content[offset + 0xC00 :]) == {0xFF}
+    assert flash.Flash.load(tmp_path / "flash.bin").partitions == rows
+
+
+def test_a_partition_under_the_table_is_refused(layout):
+    table = flash.build_table(layout)  # nvs at 0x9000
+    assert flash.find_table(table + table.ljust(0x1000)) == layout
+    for read in (lambda: flash.find_table(b"\xff" * 0x1000 + table),
+                 lambda: flash.read_table(table, 0x9000)):  # fmt: skip
+        with pytest.raises(RefusedError, match=r"nvs: offset 0x9000, .* from 0xa000"):
+            read()
+
+
 @pytest.mark.parametrize(
     ("rows", "reason"),
     {
@@ -83,6 +106,10 @@ def test_a_malformed_table_is_refused(table, reason):
             "a ends at 0xb000, b starts at 0xa000",
         ),
         "over the table": ("a,data,nvs,0x8000,0x1000,", "offset 0x8000, expected"),
+        "far from the table": (
+            "a,data,nvs,0xb000,0x1000,",
+            "a starts at 0xb000, expected 0x9000 or 0xa000: behind the table",
+        ),
         "unaligned": ("a,data,nvs,0x9100,0x1000,", "multiple of 0x1000"),
         "unaligned app": ("a,app,ota_0,0x9000,0x1000,", "multiple of 0x10000"),
         "size 0": ("a,data,nvs,0x9000,0,", "size 0x0"),

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from littlefs import LittleFS, UserContext
 
+from host_tests.board_helpers import SEALED
 from host_tests.esp_images import (
     BANNER,
     BOOT_LOADER_LEN,
@@ -19,6 +20,7 @@ from host_tests.esp_images import (
     make_table,
 )
 from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
+from signet.board import real_flash
 from signet.board.virtual import bootloader
 from signet.device import flash_file
 from signet.device.settings import Wifi
@@ -130,6 +132,35 @@ def test_all_that_is_the_devices_is_as_it_was(built, device_flash):
     assert content[0x310000:] == before[0x310000:]
     assert content[0x1000:0x8000].startswith(make_boot_loader())
     assert content[0x10000:].startswith(make_app())
+
+
+@pytest.fixture
+def sealed_flash(built, tmp_path):
+    """The same, with a sealed build's table, and its boot loader up to there."""
+    content = bytearray(built.read_bytes())
+    loader = make_image([(0x3FFF0030, bytes(0x7E00))])
+    table = flash.build_table(SEALED)
+    content[0x1000:0x9000] = loader.ljust(0x8000, b"\xff")
+    content[0x9000 : 0x9000 + len(table)] = table
+    path = tmp_path / "sealed.bin"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_sealed_board_s_table_is_behind_its_boot_loader(sealed_flash):
+    assert real_flash.check_file(sealed_flash).id == "dev-0001"
+    content = bytearray(sealed_flash.read_bytes())
+    content[0x8000] ^= 1  # in the boot loader
+    sealed_flash.write_bytes(content)
+    with pytest.raises(RefusedError, match="boot loader at 0x1000: "):
+        real_flash.check_file(sealed_flash)
+
+
+def test_a_stock_micropython_is_not_for_a_sealed_flash(build, sealed_flash):
+    """Its boot loader looks for the table at 0x8000."""
+    done, _ = build(make_micropython(), sealed_flash)
+    assert done.returncode == 1
+    assert "its partition nvs (0x9000, 0x4000 bytes) is not one of the board's" in done.stderr
 
 
 def test_espressifs_tool_reads_the_identity(built, tmp_path):

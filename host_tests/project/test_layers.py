@@ -12,10 +12,10 @@ REPO = Path(__file__).resolve().parents[2]
 LAYERS = (
     "micropython", "romfs", "trust", "deadline", "mtls", "mqtt", "firmware",
     "virtual_board",
-    "toolchain", "sealed_build",
+    "toolchain",
     "signet", "signet.errors", "signet.project", "signet.files", "signet.locks", "signet.run",
-    "signet.options", "signet.formats", "signet.pki", "signet.image", "signet.board.virtual",
-    "signet.board", "signet.device", "signet.fleet", "signet.release",
+    "signet.options", "signet.formats", "sealed_build", "signet.pki", "signet.image",
+    "signet.board.virtual", "signet.board", "signet.device", "signet.fleet", "signet.release",
     "signet.board.measure", "signet.board.commands", "signet.cli", "signet.__main__",
     "demo", "bench",
 )  # fmt: skip

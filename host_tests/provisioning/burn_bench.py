@@ -3,7 +3,7 @@
 import itertools
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from host_tests.esp_images import make_image
@@ -106,22 +106,26 @@ def blank_chip(path: Path, chip: str, revision: bool = True, mac: str = MAC) -> 
         write_word(path, offset, bits)
 
 
-def app_image(chip: str, text: bytes) -> bytes:
-    """An image with one segment."""
-    segments = [(0x40080000, text.ljust(5000, b"."))]
+def app_image(chip: str, text: bytes, length: int = 5000) -> bytes:
+    """An image with one segment of this length."""
+    segments = [(0x40080000, text.ljust(length, b"."))]
     return make_image(segments, chip=IMAGE_IDS[chip], hashed=False)
 
 
 def flash_image(chip: str, key: Path, other: Path | None = None, table: str = "sealed") -> bytes:
-    """A whole flash of 4 MB: signed bootloader and platform, our table, a blank rest."""
-    csv = "firmware/board/partitions.csv"
-    if table == "sealed":
-        csv = "firmware/board/sealed/partitions-4mb.csv"
-    rows = flash.load_layout(REPO / csv)
+    """A whole flash of 4 MB: signed bootloader and platform, our table, a blank rest.
+
+    The bootloader is as long as a real one, so on the ESP32 its signature is at 0x8000. other:
+    signs the platform. table: stock, sealed, or plain: the sealed one without its flags.
+    """
+    name = "partitions.csv" if table == "stock" else "sealed/partitions-4mb.csv"
+    rows = flash.load_layout(REPO / "firmware/board" / name)
+    if table == "plain":
+        rows = tuple(replace(row, flags=0) for row in rows)
     content = bytearray(b"\xff" * flash.FLASH_LENS[0])
     for offset, data in (
-        (OFFSETS[chip], signing.sign_bytes(app_image(chip, b"bootloader"), key)),
-        (0x8000, flash.build_table(rows)),
+        (OFFSETS[chip], signing.sign_bytes(app_image(chip, b"bootloader", 25_900), key)),
+        (0x8000 if table == "stock" else 0x9000, flash.build_table(rows)),
         (0x10000, signing.sign_bytes(app_image(chip, b"platform"), other or key)),
     ):
         content[offset : offset + len(data)] = data

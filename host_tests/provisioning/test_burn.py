@@ -171,7 +171,7 @@ def test_encrypted_flash(chip: str, bench_of: Callable[[str], Bench], tmp_path: 
     assert done.returncode == 0, done.stderr
     cipher = output.read_bytes()
     xts = () if chip == "esp32" else ("--aes-xts",)
-    for start, length in ((OFFSETS[chip], 0x3000), (0x8000, 0x1000), (0xD000, 0x2000),
+    for start, length in ((OFFSETS[chip], 0x8000), (0x9000, 0x1000), (0xD000, 0x2000),
                           (0x10000, 0x4000), (0x314000, 0x3000)):  # fmt: skip
         (tmp_path / "part").write_bytes(cipher[start : start + length])
         assert cipher[start : start + length] != plain[start : start + length]
@@ -181,7 +181,7 @@ def test_encrypted_flash(chip: str, bench_of: Callable[[str], Bench], tmp_path: 
         )  # fmt: skip
         assert decrypted.returncode == 0, decrypted.stderr
         assert (tmp_path / "clear").read_bytes() == plain[start : start + length]
-    for start, end in ((0x9000, 0xD000), (0xF000, 0x10000), (0x190000, 0x314000)):
+    for start, end in ((0xA000, 0xD000), (0xF000, 0x10000), (0x190000, 0x314000)):
         assert cipher[start:end] == plain[start:end]
 
 

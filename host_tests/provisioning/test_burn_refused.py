@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from host_tests.provisioning.burn_bench import MAC, NAMES, OFFSETS, Bench, blank_chip, flash_image
+from host_tests.provisioning.burn_bench import (
+    MAC,
+    NAMES,
+    OFFSETS,
+    Bench,
+    app_image,
+    blank_chip,
+    flash_image,
+)
 from host_tests.tool_helpers import Signet, run_program, snapshot
 from signet.formats import flash
 
@@ -162,6 +170,26 @@ def stock_table(chip: str, keys: Path, _other: Path) -> bytes:
     return flash_image(chip, keys / "release.key", table="stock")
 
 
+def unmarked_table(chip: str, keys: Path, _other: Path) -> bytes:
+    return flash_image(chip, keys / "release.key", table="plain")
+
+
+def second_app_of_another_key(chip: str, keys: Path, other: Path) -> bytes:
+    content = bytearray(flash_image(chip, keys / "release.key", other))
+    ours = flash_image(chip, keys / "release.key")[0x10000:0x190000]
+    content[0x190000:0x310000] = content[0x10000:0x190000]
+    content[0x10000:0x190000] = ours
+    return bytes(content)
+
+
+def long_bootloader(chip: str, keys: Path, _other: Path) -> bytes:
+    """Its signature belongs where the table is."""
+    content = bytearray(flash_image(chip, keys / "release.key"))
+    image = app_image(chip, b"bootloader", 0x7100)
+    content[OFFSETS[chip] : OFFSETS[chip] + len(image)] = image
+    return bytes(content)
+
+
 def no_platform(chip: str, keys: Path, _other: Path) -> bytes:
     content = bytearray(flash_image(chip, keys / "release.key"))
     content[0x10000:0x190000] = b"\xff" * 0x180000
@@ -170,9 +198,12 @@ def no_platform(chip: str, keys: Path, _other: Path) -> bytes:
 
 FLASHES = [
     (unsigned_bootloader, "bootloader at 0x1000 is not signed"),
-    (blank_flash, "no MD5 row"),
+    (long_bootloader, "bootloader: 32768 bytes and a signature do not fit 32768"),
+    (blank_flash, "no MD5 row, at 0x9000"),
     (app_of_another_key, "ota_0 at 0x10000 is not signed"),
-    (stock_table, "is not encrypted"),
+    (second_app_of_another_key, "ota_1 at 0x190000 is not signed"),
+    (stock_table, "no MD5 row, at 0x9000"),
+    (unmarked_table, "esp_secure_cert is not encrypted"),
     (no_platform, "no platform image"),
 ]
 

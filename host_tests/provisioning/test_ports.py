@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from host_tests.board_helpers import SEALED
 from host_tests.esp_images import make_micropython
 from host_tests.provisioning.virtual_loader import ESP8266, VirtualLoader
 from host_tests.tool_helpers import SETTINGS, snapshot
@@ -197,6 +198,17 @@ def test_a_board_with_a_damaged_identity_is_not_touched(station, chip):
     result = station.run(station.job(chip))
     assert "entry of type 2 is cut off or damaged" in str(result.failed["dev-0001"])
     assert (result.made, chip.written, chip.flash) == ([], 0, content)
+
+
+def test_an_identity_behind_a_sealed_build_s_table_is_seen(station, chip):
+    provisioned(chip, station, [secure_cert.Entry(2, 0, b"key")])
+    chip.flash[IDENTITY.start + 12] ^= 1
+    chip.flash[0x8000:0x9000] = b"\xff" * 0x1000
+    table = flash.build_table(SEALED)
+    chip.flash[0x9000 : 0x9000 + len(table)] = table
+    result = station.run(station.job(chip))
+    assert "entry of type 2 is cut off or damaged" in str(result.failed["dev-0001"])
+    assert chip.written == 0
 
 
 def test_a_mac_that_the_inventory_has_is_refused(station, chip):

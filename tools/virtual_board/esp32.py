@@ -11,7 +11,7 @@ import chip as _chip
 import uart as _uart
 from micropython import const
 
-_TABLE = const(0x8000)
+_TABLE = const(0x8000)  # a sealed build's is a sector further
 _SECTOR = const(4096)
 _FLASH_LEN = const(0x400000)
 _ANY = const(0xFF)
@@ -37,7 +37,9 @@ def _entries():
     row = bytearray(32)
     end = 0
     has_files = False
-    for address in range(_TABLE, _TABLE + 0xC00, 32):
+    _chip.read(_TABLE, row)
+    table = _TABLE if row[0] == 0xAA else _TABLE + _SECTOR
+    for address in range(table, table + 0xC00, 32):
         _chip.read(address, row)
         magic, kind, subtype, start, size, label, flags = _chip.struct.unpack("<HBBII16sI", row)
         if magic != 0x50AA:

@@ -11,9 +11,10 @@
 #define MICROPY_PY_BLUETOOTH (0)
 #define MICROPY_PY_ESPNOW (0)
 
-// Start-up without the port's erasure of NVS.
-void signet_startup(void);
-#define MICROPY_BOARD_STARTUP signet_startup
+// The second mounts a partition labelled `romfs`, which nobody verified, and puts it on `sys.path`
+// before any Python of ours runs: it stays off even in a build that wants `vfs.VfsRom`.
+#define MICROPY_VFS_ROM (0)
+#define MICROPY_VFS_ROM_IOCTL (0)
 
 // What the interpreter is asked to run, other than by an import, is frozen or is not run: the two
 // start-up scripts are, a file on `vfs`, a line from a console or from os.dupterm is not.

@@ -11,7 +11,7 @@ from pathlib import Path
 from signet import files
 from signet.errors import RefusedError, SignetError, refusals_about
 from signet.formats import esp_image, filesystem
-from signet.formats.flash import BOOT_LOADER_OFFSET, TABLE_OFFSET, BlockDevice, Flash
+from signet.formats.flash import BOOT_LOADER_OFFSET, BlockDevice, Flash, table_offset
 from signet.image import stage1
 from trust import Boot, TrustError
 from trust.boot import select
@@ -66,13 +66,13 @@ def check_file(path: Path) -> Board:
 
 def check_board(chip: Flash) -> Board:
     """Check a whole flash as boot loader and stage 1 do, and say what boots; or RefusedError."""
-    content = chip.content
-    if bytes(content[BOOT_LOADER_OFFSET:TABLE_OFFSET]).strip(b"\xff") == b"":
+    content, table = chip.content, table_offset(chip.partitions)
+    if bytes(content[BOOT_LOADER_OFFSET:table]).strip(b"\xff") == b"":
         raise RefusedError(
             f"no boot loader at {BOOT_LOADER_OFFSET:#x}: the flash of a virtual board",
             "signet board image makes a real board's of it",
         )
-    esp_image.check_image(content, "boot loader", BOOT_LOADER_OFFSET, TABLE_OFFSET)
+    esp_image.check_image(content, "boot loader", BOOT_LOADER_OFFSET, table)
     ota_0 = next((row for row in chip.partitions if row.label == "ota_0"), None)
     if ota_0 is None:
         raise RefusedError("no partition ota_0")

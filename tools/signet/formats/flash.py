@@ -1,7 +1,8 @@
 """The flash of a board: partition table, and the file that is a virtual board's chip.
 
-`firmware/board/partitions.csv` is the only flash map; tools and tests read it with `load_layout`.
-A chip has 4, 8 or 16 MiB, the least that its partitions need.
+`firmware/board/partitions.csv` is the flash map of a stock build, `partitions-*.csv` in `sealed/`
+beside it are those of a sealed one; tools and tests read them with `load_layout`. The table lies
+right before a map's first partition. A chip has 4, 8 or 16 MiB, the least that its partitions need.
 Format: ESP-IDF "Partition Tables".
 """
 
@@ -20,8 +21,11 @@ from signet.errors import RefusedError, SignetError, refusals_about
 FLASH_LENS = tuple(mib * 1024 * 1024 for mib in (4, 8, 16))
 SECTOR_LEN = 4096
 BOOT_LOADER_OFFSET = 0x1000  # where an ESP32's ROM looks for it; other chips have it elsewhere
-TABLE_OFFSET = 0x8000
+TABLE_OFFSET = 0x8000  # the IDF's choice, and a stock MicroPython's
+SEALED_TABLE_OFFSET = 0x9000  # behind a boot loader with its signature
+TABLE_OFFSETS = (TABLE_OFFSET, SEALED_TABLE_OFFSET)
 TABLE_LEN = 0xC00
+TABLES = slice(TABLE_OFFSET, SEALED_TABLE_OFFSET + TABLE_LEN)  # of a flash: where a table may be
 ENCRYPTED = 1  # flag: read and written through flash encryption, where that is on
 
 _APP, _DATA = 0, 1
@@ -67,6 +71,7 @@ def load_layout(path: Path) -> tuple[Partition, ...]:
                 raise SignetError(f"{path}:{number}: {error}") from error
     try:
         check_layout(partitions)
+        table_offset(partitions)
     except SignetError as error:
         raise SignetError(f"{path}: {error}") from error
     return tuple(partitions)
@@ -106,14 +111,25 @@ def flash_len(partitions: Sequence[Partition]) -> int:
     return next(length for length in FLASH_LENS if end <= length)
 
 
-def check_layout(partitions: Sequence[Partition]) -> None:
-    """Raise SignetError unless every partition has its own, aligned place on a chip."""
+def table_offset(partitions: Sequence[Partition]) -> int:
+    """Where the table of a map lies: right before its first partition. SignetError: nowhere."""
+    first = min(partitions, key=lambda row: row.offset)
+    if first.offset - SECTOR_LEN not in TABLE_OFFSETS:
+        places = " or ".join(f"{offset + SECTOR_LEN:#x}" for offset in TABLE_OFFSETS)
+        raise SignetError(
+            f"{first.label} starts at {first.offset:#x}, expected {places}: behind the table"
+        )
+    return first.offset - SECTOR_LEN
+
+
+def check_layout(partitions: Sequence[Partition], table: int = TABLE_OFFSET) -> None:
+    """Raise SignetError unless every partition has its own, aligned place behind the table."""
     if not partitions:
         raise SignetError("no partitions")
     if (len(partitions) + 1) * _ENTRY.size > TABLE_LEN:
         raise SignetError(f"{len(partitions)} partitions, the table holds {TABLE_LEN // 32 - 1}")
     for partition in partitions:
-        _check_partition(partition)
+        _check_partition(partition, table + SECTOR_LEN)
     labels = [partition.label for partition in partitions]
     for label in labels:
         if labels.count(label) > 1:
@@ -125,7 +141,7 @@ def check_layout(partitions: Sequence[Partition]) -> None:
             )
 
 
-def _check_partition(partition: Partition) -> None:
+def _check_partition(partition: Partition, start: int) -> None:
     label = partition.label
     if not 1 <= len(label) <= _MAX_LABEL_LEN or not label.isascii() or not label.isprintable():
         raise SignetError(f"label {label!r}, expected 1 to {_MAX_LABEL_LEN} printable characters")
@@ -133,10 +149,10 @@ def _check_partition(partition: Partition) -> None:
         if not 0 <= value <= 0xFE:
             raise SignetError(f"{label}: {name} {value:#x}, expected 0 to 0xfe")
     alignment = _APP_ALIGNMENT if partition.type == _APP else SECTOR_LEN
-    if partition.offset % alignment or partition.offset < TABLE_OFFSET + SECTOR_LEN:
+    if partition.offset % alignment or partition.offset < start:
         raise SignetError(
             f"{label}: offset {partition.offset:#x}, expected a multiple of {alignment:#x} "
-            f"from {TABLE_OFFSET + SECTOR_LEN:#x}"
+            f"from {start:#x}"
         )
     if partition.size <= 0 or partition.size % SECTOR_LEN:
         raise SignetError(f"{label}: size {partition.size:#x}, expected n * {SECTOR_LEN:#x}")
@@ -163,26 +179,41 @@ def build_table(partitions: Sequence[Partition]) -> bytes:
     return table.ljust(TABLE_LEN, b"\xff")
 
 
-def read_table(data: bytes) -> tuple[Partition, ...]:
-    """Parse a binary partition table; RefusedError if it is malformed or has no right MD5 row."""
+def find_table(tables: bytes) -> tuple[Partition, ...]:
+    """The rows of a flash's table, at whichever of the two places one begins.
+
+    tables: what the flash holds at TABLES. Raises RefusedError as `read_table` does.
+    """
+    for offset in TABLE_OFFSETS:
+        found = tables[offset - TABLE_OFFSET :]
+        if found.startswith(_ENTRY_MAGIC):
+            return read_table(found, offset)
+    return read_table(tables)
+
+
+def read_table(data: bytes, offset: int = TABLE_OFFSET) -> tuple[Partition, ...]:
+    """Parse a binary partition table; RefusedError if it is malformed or has no right MD5 row.
+
+    offset: where in flash it lies; what it names is behind it.
+    """
     rows: list[Partition] = []
-    for start in range(0, min(len(data), TABLE_LEN) - _ENTRY.size + 1, _ENTRY.size):
-        entry = data[start : start + _ENTRY.size]
+    for at in range(0, min(len(data), TABLE_LEN) - _ENTRY.size + 1, _ENTRY.size):
+        entry = data[at : at + _ENTRY.size]
         if entry.startswith(_MD5_MAGIC):
-            found = hashlib.md5(data[:start], usedforsecurity=False).digest()
+            found = hashlib.md5(data[:at], usedforsecurity=False).digest()
             if found != entry[16:]:
                 raise RefusedError("partition table: its MD5 row does not match its rows")
             try:
-                check_layout(rows)
+                check_layout(rows, offset)
             except SignetError as error:
                 raise RefusedError(f"partition table: {error}") from error
             return tuple(rows)
-        magic, type_, subtype, offset, size, label, flags = _ENTRY.unpack(entry)
+        magic, type_, subtype, start, size, label, flags = _ENTRY.unpack(entry)
         if magic != _ENTRY_MAGIC:
             what = "no MD5 row" if entry == _ERASED_ENTRY else f"magic {magic.hex()}, expected aa50"
             raise RefusedError(f"partition table: row {len(rows)}: {what}")
         name = label.rstrip(b"\0").decode("ascii", "replace")
-        rows.append(Partition(name, type_, subtype, offset, size, flags))
+        rows.append(Partition(name, type_, subtype, start, size, flags))
     raise RefusedError("partition table: no MD5 row")
 
 
@@ -231,12 +262,13 @@ class Flash:
     def blank(cls, partitions: Sequence[Partition], boot_loader: bytes = b"") -> Self:
         """An erased chip (0xFF) that holds only the partition table and, if given, a boot loader.
 
-        boot_loader: what an ESP32 reads from 0x1000 on, at most 28 KiB.
+        boot_loader: what an ESP32 reads from 0x1000 on; it ends before the table.
         """
         table = build_table(partitions)
         content = bytearray(b"\xff" * flash_len(partitions))
         content[BOOT_LOADER_OFFSET : BOOT_LOADER_OFFSET + len(boot_loader)] = boot_loader
-        content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN] = table
+        start = table_offset(partitions)
+        content[start : start + TABLE_LEN] = table
         return cls(content, partitions)
 
     @classmethod
@@ -246,7 +278,7 @@ class Flash:
         if len(content) not in FLASH_LENS:
             raise RefusedError(f"{path}: {len(content)} bytes, expected 4, 8 or 16 MiB")
         with refusals_about(path):
-            partitions = read_table(bytes(content[TABLE_OFFSET : TABLE_OFFSET + TABLE_LEN]))
+            partitions = find_table(bytes(content[TABLES]))
             if len(content) < flash_len(partitions):
                 raise RefusedError(
                     f"{len(content)} bytes, its partitions need {flash_len(partitions)}"

@@ -13,14 +13,7 @@ from pathlib import Path
 
 from signet.errors import RefusedError, SignetError
 from signet.formats import idf
-from signet.formats.flash import (
-    FLASH_LENS,
-    SECTOR_LEN,
-    TABLE_LEN,
-    TABLE_OFFSET,
-    Partition,
-    read_table,
-)
+from signet.formats.flash import FLASH_LENS, SECTOR_LEN, TABLES, Partition, find_table
 
 _APP = 0
 _OTADATA = (1, 0)  # type and subtype
@@ -109,7 +102,7 @@ class _Loader:
         self._notes: list[str] = []
         self._initial = False  # otadata never chose an app: the one that starts is written there
         try:
-            table = read_table(flash.read(TABLE_OFFSET, TABLE_LEN))
+            table = find_table(flash.read(TABLES.start, TABLES.stop - TABLES.start))
         except RefusedError as error:
             raise BootError(str(error)) from error
         apps = {row.subtype: row for row in table if row.type == _APP}

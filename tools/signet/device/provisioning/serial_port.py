@@ -20,6 +20,7 @@ _FAMILY = re.compile(r"ESP32(?!-[SCHP]\d)")
 # Whatever the environment says (ESPTOOL_FM and the like): what is compared is what was made.
 _KEEP = ("--flash-mode", "keep", "--flash-freq", "keep", "--flash-size", "keep")
 _IDENTITY_TYPE = 0x3F
+_TABLES = flash.TABLES.start, flash.TABLES.stop - flash.TABLES.start
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ class Port:
 
     def identity(self) -> bytes:
         """What the identity partition holds, by the board's own table; b"" if it has none."""
-        table = self.read(flash.TABLE_OFFSET, flash.TABLE_LEN)
         try:
-            rows = flash.read_table(table)
+            rows = flash.find_table(self.read(*_TABLES))
         except RefusedError:
             return b""  # erased, or not flashed yet
         for row in rows:

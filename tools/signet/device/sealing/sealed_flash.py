@@ -12,7 +12,8 @@ from pathlib import Path
 
 from signet.device.sealing.efuse_plan import Chip, Plan
 from signet.errors import RefusedError, refusals_about
-from signet.formats.flash import ENCRYPTED, SECTOR_LEN, TABLE_OFFSET, Partition, read_table
+from signet.formats.flash import ENCRYPTED, SECTOR_LEN, Partition, read_table
+from signet.formats.flash import SEALED_TABLE_OFFSET as TABLE_OFFSET
 from signet.run import ProgramError, run_program
 
 _APP, _DATA, _OTADATA, _NVS_KEYS = 0, 1, 0, 4
@@ -22,7 +23,7 @@ _OURS = ("esp_secure_cert", "bootstate", "slot_a", "slot_b", "vfs")
 
 def check_flash(content: bytes, plan: Plan) -> None:
     """Raise RefusedError unless a chip burned to the plan boots this flash. Plaintext."""
-    table = read_table(content[TABLE_OFFSET:])
+    table = _read_table(content)
     rows = {row.label: row for row in table}
     for label in _OURS:
         if label not in rows:
@@ -38,6 +39,16 @@ def check_flash(content: bytes, plan: Plan) -> None:
         raise RefusedError("no platform image in ota_0 or ota_1")
     for row in apps:
         _check_image(content, row.offset, row.end, row.label, plan)
+
+
+def _read_table(content: bytes) -> tuple[Partition, ...]:
+    try:
+        return read_table(content[TABLE_OFFSET:], TABLE_OFFSET)
+    except RefusedError as error:
+        raise RefusedError(
+            f"{error}, at {TABLE_OFFSET:#x}",
+            "a sealed build has its table there, behind a signed bootloader; a stock one has not",
+        ) from error
 
 
 def _check_image(content: bytes, start: int, end: int, what: str, plan: Plan) -> None:
@@ -99,7 +110,7 @@ def _regions(content: bytes, chip: Chip) -> Iterator[tuple[int, int]]:
     """
     yield chip.bootloader_offset, TABLE_OFFSET
     yield TABLE_OFFSET, TABLE_OFFSET + SECTOR_LEN
-    for row in read_table(content[TABLE_OFFSET:]):
+    for row in _read_table(content):
         otadata = row.type == _DATA and row.subtype == _OTADATA
         system = row.type == _APP or (row.type == _DATA and row.subtype == _NVS_KEYS)
         if otadata or ((system or row.flags & ENCRYPTED) and not _blank(content, row)):
