@@ -185,6 +185,12 @@ HOSTILE = {
 }
 
 
+def test_what_is_no_archive_is_not_mounted():
+    for name in ("no magic", "nothing", "longer than what is signed", "a length without an end"):
+        device = Device(bytes(4096) + HOSTILE[name] + SECRET * 30)
+        slots.check_refused("5", OSError, Archive, device, 4096, len(HOSTILE[name]))
+
+
 def test_no_archive_leads_out_of_the_signed_bytes():
     for name, content in HOSTILE.items():
         device = Device(bytes(4096) + content + SECRET * 30)
