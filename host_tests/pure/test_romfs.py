@@ -218,6 +218,18 @@ def test_a_sound_archive_with_every_byte_altered_stays_within_itself():
             assert device.low >= 4096
 
 
+def test_a_name_ends_within_its_record():
+    found, _ = make(archive(record(4, number(4) + b"x") + BODY))
+    slots.check_refused("5", OSError, found.stat, "/other")
+    slots.check_refused("5", OSError, list, Lazy(found, ""))
+
+
+def test_a_number_ends_where_it_is_larger_than_the_archive():
+    device = Device(bytes(4096) + b"\xd2\xcd\x31" + b"\xff" * 1000)
+    slots.check_refused("5", OSError, Archive, device, 4096, 1003)
+    assert device.high < 4096 + 200  # a window was read, of 160 bytes
+
+
 class Mapped(bytearray):
     """Flash that is in the address space, too."""
 
