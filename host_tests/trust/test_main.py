@@ -104,7 +104,7 @@ def test_no_failure_can_be_taken_for_the_service_console(
             machine.memory = memory
             stage1.note_failure(kind(text))
             assert machine.memory != b"console"
-            assert b" " in machine.memory
+            assert machine.memory.startswith(memory.partition(b" ")[0] + b" ")  # the restarts
             assert len(machine.memory) <= 300  # RTC memory has 2 KB
 
 
@@ -129,14 +129,14 @@ def test_only_the_flag_opens_the_console_and_it_is_cleared_first(
 def found(stage1: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A board with a slot that is sound; events: what was done to it, in order."""
     boot = SimpleNamespace(record={"watchdog_s": 30}, slots=("a", "b"), running=1, version="1")
-    found = SimpleNamespace(boot=boot, events=[], identity=["identity"])
+    found: Any = SimpleNamespace(boot=boot, events=[], identity=["identity"])
 
     class Partition:
         def __init__(self, label: str):
             self.label = label
 
         @staticmethod
-        def find(kind: int, label: str) -> list[str]:
+        def find(kind: int, label: str) -> Any:
             assert (kind, label) == (0x3F, "esp_secure_cert")
             return found.identity
 
