@@ -7,7 +7,7 @@ PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo flash console deploy qemu qemu-check test test-quick check lint types bench bench-mqtt \
-	bench-provision brokers fuzz firmware fmt lock clean
+	bench-provision brokers fuzz mutants firmware fmt lock clean
 
 # The device that `make demo HOST=…` makes, and the flash of a real board that is made from it.
 DEVICE ?= build/demo/device
@@ -77,6 +77,9 @@ brokers: setup ## try the MQTT client with other brokers, and for long; writes b
 
 fuzz: build/fuzz/stamp ## fuzz the MQTT decoders, each with RUNS=1000000 inputs
 	build/fuzz/venv/bin/python host_tests/mqtt/fuzz.py --runs $(RUNS)
+
+mutants: setup ## break one check at a time and see a test fail: [ONLY=trust] [JOBS=2]
+	$(BIN)/python -m host_tests.mutants $(if $(ONLY),--only '$(ONLY)') $(if $(JOBS),--jobs $(JOBS))
 
 firmware: ## build the sealed platform, CHIP=esp32|esp32s3|esp32c3 FLASH_MB=4|8|16 (needs ESP-IDF)
 	@$(PYTHON) tools/sealed_build.py --chip $(CHIP) --flash $(FLASH_MB)

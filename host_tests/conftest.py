@@ -15,7 +15,9 @@ from xdist.scheduler import LoadScopeScheduling
 REPO = Path(__file__).resolve().parent.parent
 PURE = REPO / "host_tests/pure"
 TOOLCHAIN = REPO / ".toolchain/bin"
-VECTORS = REPO / f"build/test-vectors-{os.getpid()}.json"  # of this worker, of this run
+VECTORS_MADE = os.environ.get("SIGNET_VECTORS_MADE")  # by `make mutants`, for all of its runs
+# Else of this worker, of this run.
+VECTORS = Path(VECTORS_MADE or REPO / f"build/test-vectors-{os.getpid()}.json")
 
 # Helpers with asserts, which then say what they compared.
 pytest.register_assert_rewrite("host_tests.firmware.image_server", "host_tests.provisioning.bench")
@@ -111,6 +113,9 @@ def mosquitto() -> Path:
 @pytest.fixture(scope="session")
 def vectors() -> Iterator[Path]:
     """The file with what pure tests cannot make: keys and signatures, made for this run."""
+    if VECTORS_MADE:
+        yield VECTORS
+        return
     from host_tests.vectors import write  # here: few runs of a single test need it
 
     VECTORS.parent.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from romfs import Blocks
 from signet.errors import RefusedError, SignetError
 from signet.formats import romfs
 
@@ -99,6 +100,16 @@ def test_a_file_and_a_folder_of_one_name_are_refused() -> None:
 def test_what_is_no_archive_is_refused(content: bytes) -> None:
     with pytest.raises(RefusedError, match="not a sound ROMFS archive"):
         romfs.list_files(content)
+
+
+def test_stage_1_on_vfs_that_is_cut_short_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "stage1.romfs").write_bytes(bytes(4096) + b"x" * 904)
+    blocks, buf = Blocks(str(tmp_path / "stage1.romfs")), bytearray(905)
+    blocks.readblocks(1, memoryview(buf)[:904], 0)
+    assert (blocks.length, bytes(buf)) == (5000, b"x" * 904 + b"\0")
+    for number, offset in ((1, 0), (2, 0), (0, 4096)):
+        with pytest.raises(OSError, match="5"):
+            blocks.readblocks(number, buf, offset)
 
 
 def test_a_maze_of_folders_is_given_up() -> None:

@@ -159,6 +159,11 @@ def test_first_of_two():
     assert Identity(load(raw, 1)).entry(RECORD) == b"first"
 
 
+def test_a_chain_is_of_four_at_most():
+    chain = [entry(DEVICE_CERT, b"%d\n" % number, number) for number in range(6)]
+    assert Identity(load(b"".join(chain), 1)).certificate == b"0\n1\n2\n3\n"
+
+
 def test_bad_records():
     # name: (reason, data of the entry)
     cases = {

@@ -169,7 +169,7 @@ def test_a_file_of_an_application():
 HOSTILE = {
     "no magic": b"\xd2\xcd\x32\x05" + bytes(5),
     "nothing": b"",
-    "longer than what is signed": b"\xd2\xcd\x31" + number(1000) + BODY,
+    "longer than what is signed": b"\xd2\xcd\x31" + number(len(BODY) + 1) + BODY,
     "a length without an end": b"\xd2\xcd\x31" + b"\xff" * 200,
     "a length of leading zeros": b"\xd2\xcd\x31" + b"\x80" * 200,
     "a record past the end": archive(number(2) + number(50) + b"x"),
@@ -183,6 +183,12 @@ HOSTILE = {
     "a pointer past its record": archive(named(5, b"f", record(3, b"\x81")) + BODY),
     "numbers of many digits": archive(named(5, b"f", record(3, b"\xff" * 60))),
 }
+
+
+def test_what_is_no_archive_is_not_mounted():
+    for name in ("no magic", "nothing", "longer than what is signed", "a length without an end"):
+        device = Device(bytes(4096) + HOSTILE[name] + SECRET * 30)
+        slots.check_refused("5", OSError, Archive, device, 4096, len(HOSTILE[name]))
 
 
 def test_no_archive_leads_out_of_the_signed_bytes():
@@ -210,6 +216,18 @@ def test_a_sound_archive_with_every_byte_altered_stays_within_itself():
                 pass
             assert device.high <= 4096 + len(content)
             assert device.low >= 4096
+
+
+def test_a_name_ends_within_its_record():
+    found, _ = make(archive(record(4, number(4) + b"x") + BODY))
+    slots.check_refused("5", OSError, found.stat, "/other")
+    slots.check_refused("5", OSError, list, Lazy(found, ""))
+
+
+def test_a_number_ends_where_it_is_larger_than_the_archive():
+    device = Device(bytes(4096) + b"\xd2\xcd\x31" + b"\xff" * 1000)
+    slots.check_refused("5", OSError, Archive, device, 4096, 1003)
+    assert device.high < 4096 + 200  # a window was read, of 160 bytes
 
 
 class Mapped(bytearray):

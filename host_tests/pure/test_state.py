@@ -240,11 +240,10 @@ def test_sequence_wraps():
 
 
 def test_floor_and_order_are_the_highest_of_both_records():
-    flash = make_flash(
-        {"sequence": 9, "floor": 3, "order": 20}, {"sequence": 8, "floor": 4, "order": 30}
-    )
-    found = BootState(flash)
-    assert (found.floor, found.order) == (4, 30)
+    older, newer = ({"sequence": 8, "floor": 4, "order": 30}, {"sequence": 9})
+    for records in ((older, newer), (newer, older)):
+        found = BootState(make_flash(*records))
+        assert (found.floor, found.order) == (4, 30)
 
 
 def test_floor_and_order_outlive_the_loss_of_one_record():
