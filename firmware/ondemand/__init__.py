@@ -9,8 +9,17 @@ import gc
 import sys
 
 # Besides: stage 1's modules, of which the packages themselves stay, and what is only needed to
-# connect, to subscribe, or after a connection that failed.
-_PLACES = (__name__ + ".", "trust.", "romfs.", "mqtt.connect", "mqtt.setup", "mtls.")
+# connect, to subscribe, after a connection that failed, or for a message that is too large.
+_PLACES = (
+    __name__ + ".",
+    "trust.",
+    "romfs.",
+    "mqtt.blame",
+    "mqtt.connect",
+    "mqtt.setup",
+    "mqtt.skip",
+    "mtls.",
+)
 
 
 def unload():

@@ -14,6 +14,7 @@ A payload or a binary property that is no text comes as {"hex": …}; a large me
 in pieces, as {"length": …, "sha256": …}; one that is left unread, as null.
 """
 
+import array
 import asyncio
 import binascii
 import gc
@@ -95,6 +96,21 @@ class Puppet(Base):
 
     def publish(self, topic, payload, qos=0, retain=False, properties=None):
         return self.client.publish(topic, as_bytes(payload), qos, retain, as_properties(properties))
+
+    def publish_raw(self, *arguments):
+        """What JSON has, as it is."""
+        return self.client.publish(*arguments)
+
+    def publish_bytes_topic(self, topic, qos):
+        return self.client.publish(topic.encode(), b"", qos)
+
+    def publish_array(self, numbers, qos):
+        """As 16-bit integers."""
+        payload = array.array("H", numbers)
+        return self.client.publish("a", payload, qos) if qos else self.client.post("a", payload)
+
+    def limit(self, size):
+        self.client.protocol.limit = size
 
     def post(self, topic, payload, qos=0, retain=False, properties=None):
         return self.client.post(topic, as_bytes(payload), qos, retain, as_properties(properties))
@@ -301,7 +317,8 @@ class Puppet(Base):
             "turns": self._turns,
             "tasks": len(self._tasks),
             "dropped": client.dropped,
-            "discarded": getattr(client, "discarded", None),
+            "discarded": client.discarded,
+            "skipped": client.skipped,
             "refused": client.refused,
             "pause_s": client.pause_s,
             "error": list(describe(client.error)) if client.error else None,

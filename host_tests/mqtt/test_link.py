@@ -233,11 +233,45 @@ def test_message_waits_for_the_network(false_broker, puppet):
         client.result(number)
 
 
+def test_slow_network_gets_through(false_broker, puppet):
+    """At a kilobyte a second, what takes longer than a time-out and a keep-alive: its time for an
+    acknowledgement begins when the network has taken it.
+    """
+    false_broker.shrink()
+    client = puppet(false_broker.where, timeout_s=10, keepalive_s=20, heap="512wK")
+    link = connected(client, false_broker)
+    number = client.start("publish", "a", 60_000, 1)
+    data = b""
+    while len(data) < 60_000:
+        data += link.socket.recv(1024)
+        client.call("pass_time", 1)
+    while len(data) < 60_009:
+        data += link.socket.recv(60_009 - len(data))
+    client.call("pass_time", 8)
+    while link.has_data():
+        link.packet()  # pings
+    link.send(false_broker.wire.pingresp(), false_broker.wire.ack(4, 1))
+    assert client.result(number) == 0
+    assert client.heard("change") == 0
+
+
+def test_network_that_takes_nothing_more(false_broker, puppet):
+    """Not a kilobyte within the time-out: the connection is lost."""
+    false_broker.shrink()
+    client = puppet(false_broker.where, timeout_s=10, keepalive_s=1000, heap="512wK")
+    link = connected(client, false_broker)
+    client.start("publish", "a", 60_000, 1)
+    link.socket.recv(1024)
+    client.call("settle")
+    client.call("pass_time", 11)
+    assert "packet not taken within 10 s" in client.wait_until_lost()
+
+
 # Cancellation
 
 
 def test_cancelled_publish(either_false_broker, puppet, version):
-    """It gives up waiting; the message is on its way and its acknowledgement is expected."""
+    """The message is on its way, and its acknowledgement is expected; it does not go again."""
     broker = either_false_broker
     client = puppet(broker.where, version)
     link = connected(client, broker)
@@ -248,9 +282,17 @@ def test_cancelled_publish(either_false_broker, puppet, version):
         client.result(number)
     link.close()
     link = broker.welcome(session_present=False)
-    assert link.expect(PUBLISH).payload == b"x"  # it stays in the queue
+    client.wait_until_up()
+    assert link.is_silent(client)
+    link.close()
+    link = broker.welcome(session_present=True)
+    client.wait_until_up()
+    number = client.start("publish", "a", "y", 1)
+    packet = link.expect(PUBLISH)
+    client.call("cancel", number)
     link.send(broker.wire.ack(4, packet.packet_id))
-    assert client.heard("change") == 2
+    assert link.is_silent(client)
+    assert client.heard("change") == 0
 
 
 def test_cancelled_publish_that_waits_for_its_turn(false_broker, puppet):

@@ -63,7 +63,7 @@ def test_outgoing_cut_after(either_false_broker, puppet, version, cut, how):
 def test_outgoing_cut_again_and_again(either_false_broker, puppet, version, cut):
     """Three messages in different states, three connections; their order stays."""
     broker, wire = either_false_broker, either_false_broker.wire
-    client = puppet(broker.where, version, clean=False)
+    client = puppet(broker.where, version, clean=False, patience=0)
     link = connected(client, broker)
     numbers = [client.start("publish", "a", payload, 2) for payload in "xyz"]
     ids = [link.expect(PUBLISH).packet_id for _ in range(3)]
@@ -81,6 +81,38 @@ def test_outgoing_cut_again_and_again(either_false_broker, puppet, version, cut)
     assert [link.expect(PUBREL).packet_id for _ in range(2)] == [ids[0], ids[2]]
     link.send(wire.ack(PUBCOMP, ids[0]), wire.ack(PUBCOMP, ids[2]))
     assert [client.result(number) for number in numbers] == [0, 0, 0]
+
+
+def test_code_of_the_pubrec_is_the_messages(false_broker_5, puppet):
+    """MQTT 5: the PUBCOMP's says nothing about it."""
+    broker, wire = false_broker_5, false_broker_5.wire
+    client = puppet(broker.where, 5)
+    link = connected(client, broker)
+    number = client.start("publish", "a", "x", 2)
+    packet_id = link.expect(PUBLISH).packet_id
+    link.send(wire.ack(PUBREC, packet_id, 0x10))  # nobody has subscribed
+    link.expect(PUBREL)
+    link.send(wire.ack(PUBCOMP, packet_id))
+    assert client.result(number) == 0x10
+
+
+@pytest.mark.parametrize("code", [0, 0x10])
+@pytest.mark.parametrize("how", ["PUBCOMP", "no session"])
+def test_packet_id_that_the_broker_has_forgotten(false_broker_5, puppet, code, how):
+    """MQTT 5, section 3.7.2.1: after a reconnect no error; the message was taken before."""
+    broker, wire = false_broker_5, false_broker_5.wire
+    client = puppet(broker.where, 5, clean=False)
+    link = connected(client, broker)
+    number = client.start("publish", "a", "x", 2)
+    packet_id = link.expect(PUBLISH).packet_id
+    link.send(wire.ack(PUBREC, packet_id, code))
+    link.expect(PUBREL)
+    link = again(client, broker, link, how == "PUBCOMP")
+    if how == "PUBCOMP":
+        link.expect(PUBREL)
+        link.send(wire.ack(PUBCOMP, packet_id, 0x92))
+    assert client.result(number) == code
+    assert link.is_silent(client)
 
 
 def test_outgoing_to_a_server_that_lost_the_session(either_false_broker, puppet, version):

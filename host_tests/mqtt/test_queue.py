@@ -22,7 +22,7 @@ def test_unacknowledged_messages_are_sent_again(
 ):
     """In their order, on as many connections as it takes; DUP only for who had them."""
     broker = either_false_broker
-    client = puppet(broker.where, version, clean=False)
+    client = puppet(broker.where, version, clean=False, patience=0)
     link = connected(client, broker)
     numbers = [client.start("publish", "a", payload, 1) for payload in "xyz"]
     first = [link.expect(PUBLISH) for _ in range(3)]

@@ -36,6 +36,8 @@ _OVERHEAD = const(64)  # bytes of heap that a waiting message takes besides topi
 class Message:
     """topic: string; payload: bytes; properties: None, or in MQTT 5 a dict."""
 
+    rest = b""  # acknowledgements that are to go behind this one's
+
     def __init__(self, topic, payload=b"", qos=0, retain=False, properties=None):
         self.topic = topic
         self.payload = payload
@@ -49,13 +51,14 @@ class Message:
 class Request:
     """A packet on its way, and who waits for its answer."""
 
-    deadline = 0  # ticks
+    deadline = 0  # ticks; 0 while the network has not taken all of it
     code = 0  # of the answer
+    tries = 0  # that made the broker hang up, it seems; mqtt.blame
 
     def __init__(self, kind, packet_id, packet, wanted=None):
         self.kind = kind  # of the packet that answers it
         self.packet_id = packet_id
-        self.packet = packet
+        self.packet = packet  # or None: it was withdrawn, and does not go again
         self.wanted = wanted  # of a PUBLISH None, else (topic filter, …)
         self.link = None  # where it was sent last
         self.error = None
@@ -68,12 +71,16 @@ class Client:
     error: None while connected, else what ended the last connection or attempt.
     on_change: None, or a plain function, called without arguments when `error` has changed.
     pause_s: how long the client waits now before it connects again; 0 if it does not.
-    dropped: messages at QoS 0 that came faster than they were taken.
+    dropped: messages that came and were not kept: at QoS 0 faster than they were taken, or larger
+    than max_packet.
+    skipped: None, or (topic, bytes of the packet) of the last that was too large.
+    discarded: messages of ours that were given up, or that mqtt.full could not keep.
     refused: topic filter -> code, of those that the broker did not let us subscribe to.
     """
 
     max_qos = 1
-    pause_s = dropped = 0
+    pause_s = dropped = discarded = 0
+    skipped = None
     _last_id = 0
     _taken = False  # the first of the backlog is being worked on
     _waiting = 0  # bytes in the backlog
@@ -93,6 +100,7 @@ class Client:
         timeout_s=10,
         queue=16,
         backoff_cap_s=60,
+        patience=3,
     ):
         """brokers: async function without arguments that gives MicroPython's (reader, writer), or
         a list of them, in order of preference.
@@ -102,11 +110,13 @@ class Client:
         connection counts as lost.
         will: a Message that the broker publishes when the connection breaks.
         clean: True for a session that ends with the connection.
-        max_packet: bytes; a larger packet from the broker is an error.  Twice as much may wait to
-        be taken.
+        max_packet: bytes; a larger message from the broker is skipped, another larger packet an
+        error.  Twice as much may wait to be taken.
         timeout_s: for an acknowledgement; for connecting, and for the network to take a packet, as
         long as it is not more than keepalive_s.
         queue: messages at QoS 1 that may be on their way at once; more wait in `publish`.
+        patience: how often in a row the broker may hang up at a request that was sent alone,
+        before that is given up; 0 for never.
         """
         from .setup import check
 
@@ -118,6 +128,7 @@ class Client:
         self.timeout_s = timeout_s
         self.queue = queue
         self.backoff_cap_s = backoff_cap_s
+        self.patience = patience
         self.options = (client_id, keepalive_s, clean, will, user, password, max_packet)
         check(self)
         self._buffer = memoryview(bytearray(max_packet))
@@ -224,16 +235,17 @@ class Client:
         """Publish bytes or a string; returns a reason code, 0 but for MQTT 5.
 
         At QoS 0 without a connection, raises `error`.  At QoS 1 it waits for room in the queue and
-        for the acknowledgement, over as many connections as that takes; cancelled, the message
-        stays in the queue.  MQTTRefusedError if the broker does not take it; ValueError for a
-        topic that MQTT does not allow.  A client that was not started raises `error`.
+        for the acknowledgement, over as many connections as that takes.  Cancelled, the message is
+        withdrawn: it is not sent any more.  MQTTRefusedError if the broker does not take it, or
+        hangs up at it again and again; ValueError or TypeError for arguments that MQTT does not
+        allow.  A client that was not started raises `error`.
         """
         if not qos:
             if self.error:
                 raise self.error
             link = self._link
             await link.get_room()
-            packet = self.protocol.encode_publish(topic, payload, 0, retain, 0, properties)
+            packet = self.protocol.encode_publish(topic, payload, qos, retain, 0, properties)
             self.protocol.check(packet)
             link.write(packet)
             return 0
@@ -307,8 +319,7 @@ class Client:
         try:
             if (is_publish and not link.quota) or link.is_full():
                 return False
-            if is_publish:
-                self.protocol.check(request.packet)
+            self.protocol.check(request.packet)
             link.write(request.packet)
         except MQTTRefusedError as error:  # not sent: the broker has said that it would be
             self._settle(request, error.code)
@@ -317,11 +328,20 @@ class Client:
             return False
         link.quota -= is_publish
         request.link = link
-        request.deadline = ticks_add(ticks_ms(), self.timeout_s * 1000)
+        request.deadline = 0 if link.stream[1].out_buf else self._due()
         return True
 
+    def _due(self):
+        return ticks_add(ticks_ms(), self.timeout_s * 1000)
+
     async def _answer(self, request):
-        await request.done.wait()
+        try:
+            await request.done.wait()
+        except asyncio.CancelledError:
+            from .setup import withdraw
+
+            withdraw(self, request)
+            raise
         if request.error:
             raise request.error
         return request.code
@@ -336,6 +356,8 @@ class Client:
                 if request.link is not link:
                     is_sent = self._send(request)
                     break
+                if not request.deadline:
+                    request.deadline = self._due()
         link.running = False
 
     async def _watch(self, link):
@@ -348,7 +370,8 @@ class Client:
             if silence_ms > keepalive_ms * 5 // 4:
                 raise MQTTTimeoutError("nothing heard within %d ms" % silence_ms)
             for request in self._requests:
-                if request.link is link and ticks_diff(now, request.deadline) > 0:
+                due = request.deadline
+                if due and request.link is link and ticks_diff(now, due) > 0:
                     raise MQTTTimeoutError("no answer within %d s" % self.timeout_s)
             quiet_ms = max(silence_ms, ticks_diff(now, link.sent))
             if quiet_ms * 2 >= keepalive_ms and not link.is_full():
@@ -356,7 +379,14 @@ class Client:
 
     async def _receive(self, link):
         while True:
-            more = self._handle(link, *await link.receive())
+            try:
+                packet = await link.receive()
+            except MQTTProtocolError as error:
+                from .skip import skip
+
+                await skip(self, link, error)
+                continue
+            more = self._handle(link, *packet)
             if more:
                 await more
             if self._backlog:  # let it be taken first: a burst must not fill it
@@ -432,7 +462,7 @@ class Client:
         return None
 
     def _acknowledge(self, message):
-        return self.protocol.encode_ack(_PUBACK, message.packet_id)
+        return self.protocol.encode_ack(_PUBACK, message.packet_id) + message.rest
 
     def __aiter__(self):
         return self

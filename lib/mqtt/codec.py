@@ -20,6 +20,7 @@ _PINGRESP = const(13)
 _DUP = const(0x08)  # in the first byte of a PUBLISH
 _MAX_FIELD = const(0xFFFF)  # of a text or a will, section 1.5.3
 _MAX_REMAINING = const(268_435_455)  # section 2.2.3
+_TOO_LARGE = const(0x95)  # the reason code of MQTT 5
 _OR_MORE = const(0x80)
 _NEVER = const(0xFF)  # a server does not send it
 
@@ -67,6 +68,7 @@ class V311:
     keepalive_s = None  # what the server wants instead of the client's
     receive_maximum = _MAX_FIELD  # PUBLISHes at QoS 1 and 2 that the server takes at once
     window = _MAX_FIELD  # and that it may send at once
+    limit = _MAX_REMAINING + 5  # bytes of a packet that the server takes: 3.1.1's does not say it
 
     # The remaining length by packet type; a SUBACK has one return code, as a SUBSCRIBE one filter.
     sizes = b"\xff\xff\x02\x80\x02\x02\x02\x02\xff\x03\xff\x02\xff\x00\xff\xff"
@@ -90,15 +92,13 @@ class V311:
 
     def encode_publish(self, topic, payload, qos=0, retain=False, packet_id=0, properties=None):
         """PUBLISH, section 3.3, of bytes or a string."""
-        if isinstance(payload, str):
-            payload = payload.encode()
-        return self.encode_publish_head(
-            topic, len(payload), qos, retain, packet_id, properties
-        ) + bytes(payload)
+        payload = _bytes(payload)
+        head = self.encode_publish_head(topic, len(payload), qos, retain, packet_id, properties)
+        return head + payload
 
     def encode_publish_head(self, topic, size, qos, retain, packet_id, properties):
         """A PUBLISH as far as its payload, which is `size` bytes."""
-        if topic != self._topic:
+        if topic != self._topic or not topic:
             self._head = _topic(topic)
             self._topic = topic
         head = self._head
@@ -108,7 +108,10 @@ class V311:
         return _packet(0x30 | _qos(qos) << 1 | (1 if retain else 0), head, size)
 
     def check(self, packet):
-        """Raise MQTTRefusedError for a PUBLISH, or its head, that the server does not take."""
+        """Raise MQTTRefusedError for a packet, or its head, that the server does not take."""
+        size, at = read_varint(packet, 1, 5)
+        if size + at > self.limit:
+            raise refusal("publish", _TOO_LARGE)
 
     def encode_ack(self, kind, packet_id):
         """PUBACK, PUBREC, PUBREL or PUBCOMP, sections 3.4 to 3.7."""
@@ -261,12 +264,33 @@ def varint(value):
     return bytes((value & 0x7F | 0x80,)) + varint(value >> 7)
 
 
+def text(value):
+    """A string, with its length before it.  TypeError, or ValueError for one that is no text.
+
+    MicroPython writes surrogates as UTF-8 has it for other characters, and a server that gets them
+    closes the connection: MQTT-1.5.3-1, -2.
+    """
+    if not isinstance(value, str):
+        raise TypeError("%r, expected a string" % (value,))
+    data = value.encode()
+    try:
+        read_text(data)
+    except MQTTProtocolError:
+        raise ValueError("%r, expected UTF-8 without surrogates and NUL" % value[:40])
+    return sized(data)
+
+
+def _bytes(data):
+    """Bytes; a string as UTF-8.  TypeError for what is neither."""
+    if isinstance(data, str):
+        return data.encode()
+    memoryview(data)  # a number is no payload of so many zeros
+    return bytes(data)
+
+
 def sized(data):
     """Bytes, or a string as UTF-8, with the length before them."""
-    if isinstance(data, str):
-        if "\0" in data:  # MQTT-1.5.3-2
-            raise ValueError("%r, expected a text without NUL" % data)
-        data = data.encode()
+    data = _bytes(data)
     if len(data) > _MAX_FIELD:
         raise ValueError("%d bytes, expected up to %d" % (len(data), _MAX_FIELD))
     return struct.pack(">H", len(data)) + data
@@ -291,6 +315,7 @@ def _qos(qos):
 
 
 def _topic(name):
+    data = text(name)
     if not name or "+" in name or "#" in name:  # MQTT-3.3.2-2
-        raise ValueError("topic %r, expected a name without + or #" % name)
-    return sized(name)
+        raise ValueError("topic %r, expected a name without + or #" % name[:40])
+    return data

@@ -66,15 +66,28 @@ async def _open(client):
 
 def _begin(client, link, session):
     """Make it the client's link; what was on its way goes again, in order; sections 4.4 and 4.6."""
+    requests = client._requests
+    for request in requests[:]:
+        if not request.packet:
+            requests.remove(request)
+            client._room.set()
+    suspect = None
+    if client.patience and requests and client._link:
+        try:
+            from .blame import isolate, judge
+
+            suspect = judge(client, client._link)
+        except MemoryError:  # then nobody is to blame
+            pass
     if client.max_qos > 1:  # mqtt.full
         client._begin(session)
     for message in client._backlog[:]:
+        message.rest = b""
         if not session:  # it is new, and so are its packet ids
             message.packet_id = 0
         elif message.qos and not (client._taken and message is client._backlog[0]):
             client._backlog.remove(message)  # it comes again
             client._waiting -= message.size
-    requests = client._requests
     for request in requests[:]:
         client._repeat(request, session)
     if not session:
@@ -89,5 +102,7 @@ def _begin(client, link, session):
     link.quota = client.protocol.receive_maximum
     client.error = None
     link.run(client._watch(link))
+    if suspect:
+        isolate(client, link, suspect)
     link.wake()
     client._note()

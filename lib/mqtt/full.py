@@ -6,7 +6,6 @@ cut before the next one was asked for.
 """
 
 import struct
-from time import ticks_add, ticks_ms
 
 from micropython import const
 
@@ -19,6 +18,7 @@ _PUBREC = const(5)
 _PUBREL = const(6)
 _PUBCOMP = const(7)
 _FAILURE = const(0x80)
+_PLAIN = (bytes, bytearray)  # as many bytes as they are long
 _MAX_TAKEN = const(256)  # messages at QoS 2 that the broker may leave unreleased
 
 
@@ -34,7 +34,9 @@ class Publish(Request):
 
 
 class FullClient(Client):
-    """discarded: messages that `post` could not keep."""
+    """discarded: messages of ours that were dropped: by `post`, given up, or in the store no more
+    what they were when they were written.
+    """
 
     max_qos = 2
 
@@ -54,7 +56,6 @@ class FullClient(Client):
             raise ValueError("store and clean: expected one of them")
         if max_message > self.options[6]:
             self.options = self.options[:6] + (max_message,)
-        self.discarded = 0
         self._drop_oldest = drop_oldest
         self._session = set()  # packet ids that the broker has not released yet
         self._steady = None  # the message posted last at QoS 0: (topic, length, retain)
@@ -63,7 +64,7 @@ class FullClient(Client):
         self._payload_at = 0
         self._store = store
         if store:
-            store.restore(self.protocol.level, self._requests, self._session)
+            self.discarded = store.restore(self.protocol, self._requests, self._session)
 
     def post(self, topic, payload, qos=0, retain=False, properties=None):
         """Publish without waiting: at QoS 0 now or not at all, else by way of the queue.
@@ -94,13 +95,13 @@ class FullClient(Client):
             and len(payload) == steady[1]
             and retain == steady[2]
             and not properties
-            and not isinstance(payload, str)
+            and isinstance(payload, _PLAIN)
         ):
             struct.pack_into(self._format, self._packet, self._payload_at, payload)
             return self._packet
         packet = self.protocol.encode_publish(topic, payload, 0, retain, 0, properties)
         self.protocol.check(packet)
-        if not properties and not isinstance(payload, str):
+        if not properties and isinstance(payload, _PLAIN):
             self._steady = (topic, len(payload), retain)
             self._format = "%ds" % len(payload)
             self._packet = bytearray(packet)
@@ -149,7 +150,7 @@ class FullClient(Client):
     def _repeat(self, request, session):
         if request.kind == _PUBCOMP:
             if not session:  # the broker has the message
-                self._settle(request, 0)
+                self._settle(request, request.code)
         elif request.kind:  # not a large one at QoS 0
             super()._repeat(request, session)
 
@@ -175,7 +176,12 @@ class FullClient(Client):
                     raise MQTTProtocolError("PUBREL before PUBREC for id %d" % packet_id)
             self._release(packet_id)
             return link.send(self.protocol.encode_ack(_PUBCOMP, packet_id))
-        if kind == _PUBCOMP and not self._find(values[0]):  # of a session before ours
+        if kind == _PUBCOMP:
+            # Its code says at most that the id was forgotten (MQTT 5, section 3.7.2.1): the broker
+            # has the message since its PUBREC.  An id unknown here is of a session before ours.
+            if self._find(values[0]):
+                request = self._expect(link, kind, values[0])
+                self._settle(request, request.code)
             return None
         return super()._handle(link, at, kind, *values)
 
@@ -189,10 +195,17 @@ class FullClient(Client):
                 return None
             request.packet = self.protocol.encode_ack(_PUBREL, packet_id)
             request.kind = _PUBCOMP
+            request.code = code
             request.chunks = None
-            request.deadline = ticks_add(ticks_ms(), self.timeout_s * 1000)
+            request.tries = 0
             self._keep(request)
+            return self._send_release(link, request)
         return link.send(self.protocol.encode_ack(_PUBREL, packet_id))
+
+    async def _send_release(self, link, request):
+        request.deadline = 0
+        await link.send(request.packet)
+        request.deadline = self._due()
 
     def _release(self, packet_id):
         if packet_id in self._session:
@@ -225,4 +238,4 @@ class FullClient(Client):
         self._session.add(message.packet_id)
         if self._store:
             self._store.keep_id(message.packet_id)
-        return self.protocol.encode_ack(_PUBREC, message.packet_id)
+        return self.protocol.encode_ack(_PUBREC, message.packet_id) + message.rest

@@ -66,7 +66,7 @@ async def _stream(client, link, request):
         raise
     link.held = False
     link.wake()
-    request.deadline = ticks_add(ticks_ms(), link.timeout_s * 1000)
+    request.deadline = client._due()
     if request.kind is None:
         client._settle(request, 0)
 

@@ -13,6 +13,7 @@ import deadline
 
 from .codec import MQTTError
 
+_PIECE_LEN = const(1024)  # bytes that the network must take in time
 _SLICE_MS = const(10)  # a task that sends without a pause keeps others waiting for so long
 
 
@@ -151,7 +152,13 @@ class Link:
         """Wait until the network has taken all; a peer that stops reading must not hold us."""
         writer = self.stream[1]
         while writer.out_buf:  # again: others write as soon as it is empty, before this task runs
+            # In pieces: each has its time, so that a slow network gets through with all of them.
+            data = memoryview(writer.out_buf)
+            writer.out_buf = data[:_PIECE_LEN]
             await within(self.timeout_s, writer.drain(), "packet not taken")
+            if len(data) > _PIECE_LEN:
+                writer.out_buf = data[_PIECE_LEN:]
+                self.heard = ticks_ms()  # a broker that takes data is there
         self._room.set()
 
     async def receive(self):
@@ -176,6 +183,6 @@ class Link:
         """Receive up to len(buf) bytes; returns their number, 0 if there were none after all."""
         got = await self.stream[0].readinto(buf)
         if got == 0:
-            raise MQTTConnectionError("closed by the broker")
+            raise MQTTConnectionError("closed by the broker", EOFError())
         self.heard = ticks_ms()
         return got or 0

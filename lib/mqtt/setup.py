@@ -9,10 +9,11 @@ import struct
 from micropython import const
 
 from . import codec
-from .codec import malformed, refusal, sized
+from .codec import malformed, refusal, sized, text
 
 _CONNECT = const(1)
 _CONNACK = const(2)
+_PUBACK = const(4)
 _SUBSCRIBE = const(8)
 _SUBACK = const(9)
 _UNSUBSCRIBE = const(10)
@@ -24,14 +25,14 @@ _MAX_KEEPALIVE_S = const(65535)
 
 def encode_connect(protocol, client_id, keepalive_s, clean, will, user, password, max_packet):
     flags = 0x02 if clean else 0
-    rest = protocol._properties(_CONNECT, max_packet) + sized(client_id)
+    rest = protocol._properties(_CONNECT, max_packet) + text(client_id)
     if will:
         flags |= 0x04 | codec._qos(will.qos) << 3 | (0x20 if will.retain else 0)
         rest += protocol._properties(0, will.properties)
         rest += codec._topic(will.topic) + sized(will.payload)
     if user is not None:
         flags |= 0x80
-        rest += sized(user)
+        rest += text(user)
         if password is not None:  # MQTT-3.1.2-22: not without a user
             flags |= 0x40
             rest += sized(password)
@@ -69,14 +70,15 @@ def encode_unsubscribe(protocol, packet_id, topic_filter):
 
 def _filter(topic_filter):
     """Section 4.7.1: a wildcard is a whole level, and # the last one."""
+    data = text(topic_filter)
     levels = topic_filter.split("/")
     for level in levels:
         if not topic_filter or (len(level) > 1 and ("+" in level or "#" in level)):
             break
     else:
         if "#" not in levels[:-1]:
-            return sized(topic_filter)
-    raise ValueError("topic filter %r: + and # are whole levels, # the last" % topic_filter)
+            return data
+    raise ValueError("topic filter %r: + and # are whole levels, # the last" % topic_filter[:40])
 
 
 def check(client):
@@ -123,3 +125,24 @@ def end(client):
     client._requests = [each for each in client._requests if not each.wanted]
     client._room.set()
     client._arrived.set()
+
+
+def withdraw(client, request):
+    """Take a request back whose caller does not wait for it any more, as far as that goes.
+
+    What was not sent leaves the queue.  A message at QoS 1 that was sent holds its packet id until
+    it is answered or the connection ends, and is not sent again.  A message at QoS 2 that was
+    sent goes on, as the broker may hold its id; so does a subscription.
+    """
+    requests = client._requests
+    if request not in requests or (request.link and request.kind not in (_PUBACK, None)):
+        return
+    if request.link and request.link is client._link and not client.error:
+        request.packet = None
+        if getattr(request, "key", None):
+            client._store.remove(request.key)
+    elif request.wanted:
+        requests.remove(request)
+        client._room.set()
+    else:
+        client._settle(request, 0)

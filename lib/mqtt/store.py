@@ -9,11 +9,13 @@ from errno import EEXIST, ENOENT
 
 from micropython import const
 
-from .codec import MQTTError
+from .codec import MQTTError, MQTTProtocolError
 from .full import Publish
 
+_PUBLISH = const(3)
 _PUBACK = const(4)
 _PUBREC = const(5)
+_PUBREL = const(6)
 _PUBCOMP = const(7)
 _TEMPORARY = const("new")
 
@@ -34,11 +36,13 @@ class FileStore:
             if error.errno != EEXIST:
                 raise MQTTStoreError("%s: %s" % (folder, error))
 
-    def restore(self, level, requests, session):
+    def restore(self, protocol, requests, session):
         """Add the messages to send to `requests`, and the ids of those received to `session`.
 
-        level: of the protocol; MQTTStoreError for messages of another one.
+        Returns how many were no packets that may be sent, and are removed: a broker that gets one
+        hangs up.  MQTTStoreError for messages of another version of MQTT.
         """
+        discarded = 0
         for key in sorted(os.listdir(self._folder)):
             if key == _TEMPORARY:  # the power was cut before it counted
                 self.remove(key)
@@ -51,16 +55,23 @@ class FileStore:
                 number, its_level = int(key[1:9], 16), int(key[9])
             except (ValueError, IndexError):
                 raise MQTTStoreError("%s%s: expected a file of ours" % (self._folder, key))
-            if its_level != level:
-                raise MQTTStoreError("messages for MQTT %d, expected %d" % (its_level, level))
+            if its_level != protocol.level:
+                raise MQTTStoreError(
+                    "messages for MQTT %d, expected %d" % (its_level, protocol.level)
+                )
             with open(self._folder + key, "rb") as file:
                 packet = file.read()
+            if not _is_sound(protocol, packet, packet_id):
+                self.remove(key)
+                discarded += 1
+                continue
             answer = _PUBCOMP if packet[0] == 0x62 else _PUBREC if packet[0] & 4 else _PUBACK
             request = Publish(answer, packet_id, packet)
             request.key = key
             request.link = request  # perhaps it was sent, before this start
             requests.append(request)
             self._next = number + 1
+        return discarded
 
     def keep(self, request, level):
         """Write a request's packet; sets its key."""
@@ -89,3 +100,14 @@ class FileStore:
         except OSError as error:
             if error.errno != ENOENT:
                 raise MQTTStoreError("%s%s: %s" % (self._folder, key, error))
+
+
+def _is_sound(protocol, packet, packet_id):
+    """Whether it is one PUBLISH at QoS 1 or 2, or PUBREL, with this id."""
+    try:
+        found = protocol.decode(packet, 0, len(packet), len(packet))
+    except MQTTProtocolError:
+        return False
+    if not found or found[0] != len(packet):
+        return False
+    return found[1:3] == (_PUBREL, packet_id) or (found[1] == _PUBLISH and found[6] == packet_id)

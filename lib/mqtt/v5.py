@@ -14,7 +14,7 @@ import struct
 from micropython import const
 
 from . import codec
-from .codec import malformed, read_text, read_varint, refusal, sized, varint
+from .codec import malformed, read_text, read_varint, refusal, sized, text, varint
 
 # Subscription options, section 3.8.3.1; to be or-ed.
 NO_LOCAL = const(0x04)
@@ -75,6 +75,8 @@ _CODES = (
 _MOST = {"1": 1, "2": 0xFFFF, "4": 0xFFFFFFFF, "v": 0xFFFFFFF}  # values of integers, by form
 
 _MAX_ALIASES = const(16)  # of ours
+_ACK_LEN = const(4)  # bytes of the shortest packet without which nothing goes
+_TOO_LARGE = const(0x95)
 
 
 class V5(codec.V311):
@@ -102,6 +104,7 @@ class V5(codec.V311):
         get = properties.get
         self.receive_maximum = get("receive_maximum", 0xFFFF)
         self.keepalive_s = get("server_keep_alive")
+        self.limit = get("maximum_packet_size", codec.V311.limit)
         self._most_aliases = min(get("topic_alias_maximum", 0), _MAX_ALIASES)
         self._alias = 0  # of the PUBLISH that is being encoded
 
@@ -109,6 +112,8 @@ class V5(codec.V311):
         self._learn(packet[4] or {})
         if packet[3]:
             raise refusal("connection", packet[3])
+        if self.limit < _ACK_LEN:
+            raise refusal("connection", _TOO_LARGE)
         return packet[2]
 
     def encode_publish(self, topic, payload, qos=0, retain=False, packet_id=0, properties=None):
@@ -140,28 +145,27 @@ class V5(codec.V311):
             raise refusal("publish", code)
 
     def _obstacle(self, packet):
-        """The reason code for which the server would not take a PUBLISH, section 3.2.2.3; or 0."""
+        """The reason code for which the server would not take a packet, section 3.2.2.3; or 0."""
         size, at = read_varint(packet, 1, 5)
-        size += at
         get = self.properties.get
-        if packet[0] >> 1 & 3 > get("maximum_qos", 2):
-            return 0x9B
-        if packet[0] & 1 > get("retain_available", 1):
-            return 0x9A
-        if size > get("maximum_packet_size", size):
-            return 0x95
-        return 0
+        if packet[0] >> 4 == _PUBLISH:
+            if packet[0] >> 1 & 3 > get("maximum_qos", 2):
+                return 0x9B
+            if packet[0] & 1 > get("retain_available", 1):
+                return 0x9A
+        return _TOO_LARGE if size + at > self.limit else 0  # MQTT-3.2.2-15
 
     def encode_subscribe(self, packet_id, topic_filter, qos, options=0, properties=None):
         """SUBSCRIBE to one filter, section 3.8; options: the constants of this module."""
         if options & ~_OPTIONS or options >= 0x30:
             raise ValueError("subscription options 0x%x" % options)
+        packet = super().encode_subscribe(packet_id, topic_filter, qos, options, properties)
         share = topic_filter.split("/", 2)
         if share[0] == "$share" and (  # section 4.8.2
             len(share) < 3 or share[1] in "+#" or not share[2] or options & NO_LOCAL
         ):
             raise ValueError("%r: expected $share/name/filter" % topic_filter)
-        return super().encode_subscribe(packet_id, topic_filter, qos, options, properties)
+        return packet
 
     def _properties(self, kind, properties):
         body = b""
@@ -172,6 +176,8 @@ class V5(codec.V311):
             body = struct.pack(">BI", 0x27, properties)  # maximum_packet_size
             properties = self._of_connect
         if properties:
+            if not isinstance(properties, dict):
+                raise TypeError("properties %r, expected a dict" % (properties,))
             body += _encode(properties, _OUR_PUBLISH if kind == _PUBLISH else _OWNERS[kind])
         if kind == _PUBLISH and self._alias:
             body += struct.pack(">BH", 0x23, self._alias)
@@ -308,4 +314,6 @@ def _encode_value(name, value, form, least):
         return _encode_value(name, key, "s", 0) + _encode_value(name, value, "s", 0)
     if isinstance(value, str) == (form == "b"):
         raise TypeError
-    return codec._topic(value) if form == "t" else sized(value)
+    if form == "b":
+        return sized(value)
+    return codec._topic(value) if form == "t" else text(value)
