@@ -144,7 +144,9 @@ class Puppet(Base):
     async def _answer(self, message):
         what = self._answers.pop(0) if self._answers else None
         if isinstance(what, int):
-            await asyncio.sleep_ms(what)
+            for _ in range(-what):
+                await asyncio.sleep_ms(0)
+            await asyncio.sleep_ms(max(what, 0))
         elif what in ("hold", "let go"):
             payload = message.payload
             if what == "let go":
@@ -160,10 +162,10 @@ class Puppet(Base):
             await self.client.close()
 
     def answers(self, *answers):
-        """What follows the next messages: a pause in ms, or "hold" until `go` ("let go": without
-        the payload), "raise", "publish" the payload, "close" the client.  If it is large, it is
-        left "unread", only a "part" is read, or it is read in "slow" pieces, all of up to 1024
-        bytes.
+        """What follows the next messages: a pause in ms, or of so many turns if it is negative,
+        "hold" until `go` ("let go": without the payload), "raise", "publish" the payload, "close"
+        the client.  If it is large, it is left "unread", only a "part" is read, or it is read in
+        "slow" pieces, all of up to 1024 bytes.
         """
         self._answers.extend(answers)
 

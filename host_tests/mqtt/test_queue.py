@@ -3,6 +3,7 @@ messages that wait to be taken.
 """
 
 import time
+from typing import Any
 
 import pytest
 
@@ -293,6 +294,73 @@ def test_packets_that_share_a_read(false_broker, puppet, qos):
     for number in range(150):
         assert client.message()[:3] == ("a", str(number), qos)
     assert client.heard("change") == 0
+
+
+def test_burst_for_a_slow_taker(false_broker, puppet):
+    """More than may wait at once, and a handler that lets others run: nothing is dropped."""
+    client = puppet(false_broker.where, max_packet=512)
+    link = connected(client, false_broker)
+    client.call("answers", *[-5] * 150)
+    link.send(*[false_broker.wire.publish("a", b"%d" % number) for number in range(150)])
+    assert client.payloads(150) == [str(number) for number in range(150)]
+    assert client.state()["dropped"] == 0
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["at once", "byte by byte"])
+def test_packets_that_are_almost_like_the_one_before(either_false_broker, puppet, version, split):
+    """What a packet has in common with the one before is not decoded again; nothing else is."""
+    broker, wire = either_false_broker, either_false_broker.wire
+    options = {"protocol": {"topic_alias_maximum": 4}} if version == 5 else {}
+    client = puppet(broker.where, version, **options)
+    link = connected(client, broker)
+    published: list[tuple[str, bytes, dict[str, Any]]] = [
+        ("a", b"one", {}), ("a", b"two", {}), ("a", b"", {}), ("a", b"longer than that", {}),
+        ("a", b"retained", {"retain": True}), ("a", b"at QoS 1", {"qos": 1, "packet_id": 1}),
+        ("a", b"again", {}), ("a", b"x" * 123, {}), ("a", b"y" * 124, {}), ("a", b"z" * 125, {}),
+        ("ab", b"other", {}), ("b", b"same length", {}), ("a", b"ba", {}), ("a", b"bb", {}),
+        ("\u00e4", b"not ASCII", {}), ("\u00e4", b"the same", {}), ("a\u00e4", b"", {}),
+        ("a", b"fine", {}), ("a", b"\0\1a", {}),
+    ]  # fmt: skip
+    expected = [(topic, payload.decode()) for topic, payload, _ in published]
+    if version == 5:
+        topics = "abc - - xyz - abc xyz abc -", "abc abc abc xyz xyz abc xyz abc abc"
+        for topic, meant in zip(*[each.split() for each in topics], strict=True):
+            alias: dict[str, Any] = {"properties": b"\x23\0\1"}
+            if topic == "xyz":  # what comes between is not like them
+                alias |= {"qos": 1, "packet_id": 1 + len(expected)}
+            published.append((topic.strip("-"), b"alias", alias))
+            expected.append((meant, "alias"))
+        published.append(("a", b"x", {"properties": b"\x01\x01"}))
+        published.append(("a", b"\x01x", {}))
+        expected += [("a", "x"), ("a", "\x01x")]
+    stream = b"".join(wire.publish(topic, payload, **more) for topic, payload, more in published)
+    for piece in [stream[at : at + 1] for at in range(len(stream))] if split else [stream]:
+        link.send(piece)
+    assert [client.message()[:2] for _ in expected] == expected
+    assert client.heard("change") == 0
+
+
+def test_what_lies_behind_the_last_packet_is_not_received_again(false_broker, puppet):
+    client = puppet(false_broker.where)
+    link = connected(client, false_broker)
+    packet = false_broker.wire.publish("a", b"same")
+    link.send(packet * 4)
+    assert client.payloads(4) == ["same"] * 4
+    link.send(packet)
+    assert client.payloads(1) == ["same"]
+    assert client.heard("message") == 0
+
+
+@pytest.mark.parametrize("wrong", [b"\x30\x02\0\1a", b"\x38\x04\0\1ax", b"\x36\x04\0\1ax"])
+def test_wrong_packet_like_the_one_before(either_false_broker, puppet, version, wrong):
+    """Its length ends in the topic, or its flags are forbidden."""
+    broker, wire = either_false_broker, either_false_broker.wire
+    client = puppet(broker.where, version)
+    link = connected(client, broker)
+    link.send(wire.publish("a", b"1"), wire.publish("a", b"2"), wrong, wire.pingresp())
+    assert client.payloads(2) == ["1", "2"]
+    assert "MQTTProtocolError: packet type 3" in client.wait_until_lost()
+    assert client.heard("message") == 0
 
 
 def test_one_byte_at_a_time(either_false_broker, puppet, version):

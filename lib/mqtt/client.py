@@ -30,22 +30,34 @@ _DISCONNECT = const(14)
 _FAILURE = const(0x80)  # the first code that means a failure
 _DUP = const(0x08)
 _LAST_ID = const(65535)
+_PLAIN = const(0x30)  # first byte of a PUBLISH at QoS 0, not retained
+_LONG = const(0x80)  # in its second: the length takes more bytes
 _OVERHEAD = const(64)  # bytes of heap that a waiting message takes besides topic and payload
+_BATCH = const(1536)  # of the backlog that may be filled in one turn; 11 messages of 64 bytes
+_SLACK = const(256)  # and that is kept free by whoever is not slow: then each message waits …
+_TURNS = const(8)  # … up to so many turns for those before it to be taken
+_FEW = const(7)  # messages - 1 that are taken in one turn, if that is long: a power of two - 1
+_SLICE_MS = const(10)  # and that is long
 
 
 class Message:
     """topic: string; payload: bytes; properties: None, or in MQTT 5 a dict."""
 
     rest = b""  # acknowledgements that are to go behind this one's
+    qos = packet_id = size = 0  # of most: an attribute of its own takes memory and time
+    retain = False
+    properties = None
 
     def __init__(self, topic, payload=b"", qos=0, retain=False, properties=None):
         self.topic = topic
         self.payload = payload
-        self.qos = qos
-        self.retain = retain
-        self.properties = properties
         self.link = None  # where it came from
-        self.packet_id = self.size = 0
+        if qos:
+            self.qos = qos
+        if retain:
+            self.retain = retain
+        if properties:
+            self.properties = properties
 
 
 class Request:
@@ -378,28 +390,72 @@ class Client:
                 link.write(b"\xc0\x00")  # PINGREQ, until something is heard
 
     async def _receive(self, link):
-        while True:
-            try:
-                packet = await link.receive()
-            except MQTTProtocolError as error:
-                from .skip import skip
+        """Receive; all that is here in one turn, unless the backlog gets full.
 
-                await skip(self, link, error)
-                continue
-            more = self._handle(link, *packet)
-            if more:
-                await more
-            if self._backlog:  # let it be taken first: a burst must not fill it
+        Messages that come fast are most often one topic's, at QoS 0.  What such a packet has in
+        common with the last one, all up to the payload, is compared and not decoded again; and
+        calls and small objects are what takes the time, so there are few.
+        """
+        buffer = self._buffer
+        backlog = self._backlog
+        room = 2 * len(buffer)
+        most = min(room - _SLACK, _BATCH)
+        topic = head = None  # of the last one: all between its length and its payload
+        head_end = 2
+        while True:
+            start = link._start
+            at = start + head_end
+            if (
+                buffer[start + 2 : at] == head
+                and buffer[start] == _PLAIN
+                and at <= (stop := start + 2 + buffer[start + 1]) <= link._end
+                and buffer[start + 1] < _LONG
+            ):
+                link._start = stop
+                size = _OVERHEAD + stop - start
+                if backlog and (link.overrun or self._waiting + size > room):
+                    self.dropped += 1
+                else:
+                    if not backlog:
+                        self._arrived.set()
+                    message = Message(topic, bytes(buffer[at:stop]))
+                    message.size = size
+                    self._waiting += size
+                    backlog.append(message)
+            else:
+                try:
+                    packet = link.take()
+                    if not packet:
+                        packet = await link.receive()
+                        start = 0  # of the buffer: there was a read
+                except MQTTProtocolError as error:
+                    from .skip import skip
+
+                    await skip(self, link, error)
+                    continue
+                if buffer[start] == _PLAIN and buffer[start + 1] < _LONG and not link.rest:
+                    topic = packet[2]
+                    head = bytes(buffer[start + 2 : packet[0] - len(packet[3])])
+                    head_end = 2 + len(head)
+                    if head[1] != len(topic) or head_end > len(topic) + 5:
+                        head = None  # properties, perhaps an alias; or a topic that is not ASCII
+                more = self._handle(link, packet)
+                if more:
+                    await more
+            turns = _TURNS
+            while self._waiting > most and turns:  # a burst must not fill the backlog
+                turns -= 1
                 await asyncio.sleep_ms(0)
 
-    def _handle(self, link, _, kind, *values):
+    def _handle(self, link, packet):
         """Do what a packet says; returns None, or a coroutine that does the rest."""
+        kind = packet[1]
         if kind == _PUBLISH:
-            return self._accept(link, *values)
+            return self._accept(link, packet)
         if kind == _DISCONNECT:
-            raise refusal("connection", values[0])
+            raise refusal("connection", packet[2])
         if kind != _PINGRESP:  # that one has done its work by arriving
-            self._settle(self._expect(link, kind, values[0]), values[1])
+            self._settle(self._expect(link, kind, packet[2]), packet[3])
         return None
 
     def _expect(self, link, kind, packet_id):
@@ -426,17 +482,19 @@ class Client:
         if self._is_waiting() and not self.error:
             self._link.wake()
 
-    def _accept(self, link, topic, payload, qos, retain, packet_id, properties):
+    def _accept(self, link, packet):
         """Let a message wait to be taken.
 
         What does not fit is dropped at QoS 0, and left unacknowledged at QoS 1, with all that
         follow it: the broker sends these again after a reconnect, which `__anext__` brings about.
         """
+        _, _, topic, payload, qos, retain, packet_id, properties = packet
+        backlog = self._backlog
         if qos:
             link.pending += 1
             if link.pending > self.protocol.window or qos > self.max_qos:
                 raise MQTTProtocolError("QoS %d, %d unacknowledged" % (qos, link.pending))
-            message = self._backlog[0] if self._taken else None
+            message = backlog[0] if self._taken else None
             if (
                 message
                 and message.packet_id == packet_id
@@ -446,7 +504,7 @@ class Client:
                 message.link = link
                 return None
         size = _OVERHEAD + len(topic) + len(payload)
-        if link.overrun or (self._backlog and self._waiting + size > 2 * len(self._buffer)):
+        if link.overrun or (backlog and self._waiting + size > 2 * len(self._buffer)):
             if qos:
                 link.overrun = True
             else:
@@ -457,7 +515,7 @@ class Client:
         message.packet_id = packet_id
         message.size = size
         self._waiting += size
-        self._backlog.append(message)
+        backlog.append(message)
         self._arrived.set()
         return None
 
@@ -469,23 +527,31 @@ class Client:
 
     async def __anext__(self):
         """The next message; to ask for it acknowledges the one before.  Ends on `close`."""
+        backlog = self._backlog
         if self._taken:
             self._taken = False
-            message = self._backlog.pop(0)
+            message = backlog.pop(0)
             self._waiting -= message.size
-            link = message.link
-            try:
-                if message.packet_id:
-                    link.pending -= 1
-                    await link.send(self._acknowledge(message))
-                if link.overrun and not self._backlog:
-                    link.fail(MQTTConnectionError("backlog full: the broker must send again"))
-            except MQTTError as error:
-                link.fail(error)  # if it is not lost already; the broker sends it again
-        while not self._backlog:
+            link = message.link or self._link
+            if message.packet_id or link.overrun:
+                await self._finish(link, message)
+            if not len(backlog) & _FEW and ticks_diff(ticks_ms(), link.heard) > _SLICE_MS:
+                await asyncio.sleep_ms(0)
+        while not backlog:
             if not self._task:
                 raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
         self._taken = True
-        return self._backlog[0]
+        return backlog[0]
+
+    async def _finish(self, link, message):
+        """A message has been taken: acknowledge it."""
+        try:
+            if message.packet_id:
+                link.pending -= 1
+                await link.send(self._acknowledge(message))
+            if link.overrun and not self._backlog:
+                link.fail(MQTTConnectionError("backlog full: the broker must send again"))
+        except MQTTError as error:
+            link.fail(error)  # if it is not lost already; the broker sends it again

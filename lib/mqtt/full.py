@@ -166,11 +166,12 @@ class FullClient(Client):
             self._store.remove(request.key)
         super()._settle(request, code)
 
-    def _handle(self, link, at, kind, *values):
+    def _handle(self, link, packet):
+        kind = packet[1]
         if kind == _PUBREC:
-            return self._received(link, *values)
+            return self._received(link, packet[2], packet[3])
         if kind == _PUBREL:
-            packet_id = values[0]
+            packet_id = packet[2]
             for message in self._backlog:
                 if message.packet_id == packet_id and message.link is link:
                     raise MQTTProtocolError("PUBREL before PUBREC for id %d" % packet_id)
@@ -179,11 +180,11 @@ class FullClient(Client):
         if kind == _PUBCOMP:
             # Its code says at most that the id was forgotten (MQTT 5, section 3.7.2.1): the broker
             # has the message since its PUBREC.  An id unknown here is of a session before ours.
-            if self._find(values[0]):
-                request = self._expect(link, kind, values[0])
+            if self._find(packet[2]):
+                request = self._expect(link, kind, packet[2])
                 self._settle(request, request.code)
             return None
-        return super()._handle(link, at, kind, *values)
+        return super()._handle(link, packet)
 
     def _received(self, link, packet_id, code):
         """Section 4.3.3: the broker has the message; what is left is to release its id."""
@@ -213,12 +214,12 @@ class FullClient(Client):
             if self._store:
                 self._store.remove_id(packet_id)
 
-    def _accept(self, link, topic, payload, qos, retain, packet_id, properties):
+    def _accept(self, link, packet):
         waiting = len(self._backlog)
-        if qos > 1 and packet_id in self._session:
-            more = link.send(self.protocol.encode_ack(_PUBREC, packet_id))
+        if packet[4] > 1 and packet[6] in self._session:
+            more = link.send(self.protocol.encode_ack(_PUBREC, packet[6]))
         else:
-            more = super()._accept(link, topic, payload, qos, retain, packet_id, properties)
+            more = super()._accept(link, packet)
         if link.rest:
             from .large import receive
 

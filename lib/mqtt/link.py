@@ -161,16 +161,22 @@ class Link:
                 self.heard = ticks_ms()  # a broker that takes data is there
         self._room.set()
 
+    def take(self):
+        """As `receive`, of what is here already; None if that is not a whole packet."""
+        packet = self.decode(self._buffer, self._start, self._end, self.max_packet)
+        if packet:
+            self._start = min(packet[0], self._end)
+            self.rest = packet[0] - self._start
+        return packet
+
     async def receive(self):
         """The next packet, as `codec` decodes it; its payload holds until the next call.
 
         Of one that is larger than the buffer, `rest` bytes are still to be read.
         """
         while True:
-            packet = self.decode(self._buffer, self._start, self._end, self.max_packet)
+            packet = self.take()
             if packet:
-                self._start = min(packet[0], self._end)
-                self.rest = packet[0] - self._start
                 return packet
             # There is room for more: a packet never exceeds the buffer.
             rest = self._end - self._start
