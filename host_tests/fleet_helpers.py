@@ -94,16 +94,16 @@ def client_context(keys: Path, certificate: Path | None, key: Path | None = None
     return context
 
 
-def exchange(port: int, context: ssl.SSLContext | None, request: bytes) -> bytes:
+def exchange(port: int, context: ssl.SSLContext | None, request: bytes, length: int = 8) -> bytes:
     """The start of a server's answer; empty if it closes without one, or the handshake fails."""
     try:
         with socket.create_connection((LOOPBACK, port), WAIT_S) as raw:
             if context is None:
                 raw.sendall(request)
-                return raw.recv(8)
+                return raw.recv(length)
             with context.wrap_socket(raw, server_hostname=LOOPBACK) as sock:
                 sock.sendall(request)
-                return sock.recv(8)
+                return sock.recv(length)
     except TimeoutError:
         raise
     except OSError:  # a reset may come before `connect` returns, or later

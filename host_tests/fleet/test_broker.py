@@ -319,6 +319,24 @@ def test_queued_messages_and_ports_survive_a_restart(keys, devices, tmp_path):
         device.disconnect()
 
 
+def test_what_comes_for_a_device_that_is_away_survives_a_restart_and_so_does_its_state(
+    keys, devices, tmp_path
+):
+    """With an access list for each listener, mosquitto 2.0 loses what is sent after the restart."""
+    with Fleet(tmp_path / "fleet", keys) as fleet:
+        client = connect_device(devices, fleet)
+        client.publish("signet/dev-0001/up/state", b"{}", 1, retain=True).wait_for_publish(WAIT_S)
+        client.disconnect()
+    with fleet:
+        with open_session(keys, fleet, EVERYTHING_DEVICES_SAY) as operator:
+            operator.wait_for(lambda message: message.retained, WAIT_S)
+            operator.publish("signet/dev-0001/down/order", b"while away")
+        got = threading.Event()
+        device = connect_device(devices, fleet, lambda *_: got.set())
+        assert got.wait(WAIT_S)
+        device.disconnect()
+
+
 def test_ports_that_it_chooses_are_not_those_of_connections(fleet):
     """Or one could be taken when the servers start again."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])

@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -129,6 +130,14 @@ def test_a_range_of_another_file_is_not_given(images, image_folder):
 def test_nothing_else_is_served(images, path):
     status, _, body = images.get(path)
     assert (status, body) == (404, b"not found\n")
+
+
+def test_every_answer_says_what_time_it_is(images):
+    """Boards set their clocks by it."""
+    status, headers, _ = images.get("/", method="HEAD")
+    assert status == 404
+    now = parsedate_to_datetime(headers["Date"]).timestamp()
+    assert abs(now - time.time()) < WAIT_S
 
 
 def test_uploads_are_refused(images):
