@@ -18,6 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from signet.fleet.serving import LOOPBACK, Fleet
 from signet.fleet.session import OperatorSession
 
+CONNECT = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test"
+CONNACK = b"\x20\x02\0\0"
 WAIT_S = 60  # for anything that a test waits for; reached by what hangs alone
 
 

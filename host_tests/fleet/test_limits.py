@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from host_tests.fleet_helpers import (
+    CONNACK,
+    CONNECT,
     WAIT_S,
     client_context,
     exchange,
@@ -36,8 +39,6 @@ pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
 DAY_S = 24 * 3600
 ENDLESS = 0xFFFF_FFFF  # MQTT 5 section 3.1.2.11.2: such a session does not expire
-CONNECT = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test"
-CONNACK = b"\x20\x02\0\0"
 
 
 @pytest.fixture
@@ -47,7 +48,13 @@ def own(keys, tmp_path):
         yield fleet
 
 
-def connect(folder: Path, port: int, client_id: str, expiry_s: int | None = None) -> mqtt.Client:
+def connect(
+    folder: Path,
+    port: int,
+    client_id: str,
+    expiry_s: int | None = None,
+    on_message: Callable[..., None] | None = None,
+) -> mqtt.Client:
     """An MQTT 5 client with the credentials in a folder, connected; it does not reconnect."""
     client = mqtt.Client(
         CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5, reconnect_on_failure=False
@@ -59,6 +66,7 @@ def connect(folder: Path, port: int, client_id: str, expiry_s: int | None = None
     said: list[Any] = []  # the CONNACK's properties; then, at the end of the connection, its reason
     client.on_connect = lambda *args: said.append(args[4])
     client.on_disconnect = lambda *args: said.append(args[3])
+    client.on_message = on_message  # before it connects: what is queued comes at once
     client.user_data_set(said)
     client.connect(LOOPBACK, port, clean_start=expiry_s is None, properties=properties)
     client.loop_start()
@@ -138,9 +146,10 @@ def test_devices_are_held_to_qos_1(devices, own):
 @pytest.mark.parametrize(("size", "count", "most"), [(10, 1100, 1000), (7900, 400, 265)])
 def test_what_waits_for_a_device_is_bounded(keys, devices, own, size, count, most):
     def listen(heard: list[int]) -> mqtt.Client:
-        device = connect(devices / "dev-0001", own.broker.port, "x", ENDLESS)
-        device.on_message = lambda *args: heard.append(len(args[2].payload))
-        return device
+        def hear(*args: Any) -> None:
+            heard.append(len(args[2].payload))
+
+        return connect(devices / "dev-0001", own.broker.port, "x", ENDLESS, hear)
 
     device = listen([])
     subscribed = threading.Event()
@@ -189,9 +198,31 @@ def test_fewer_devices_where_fewer_files_can_be_opened(monkeypatch):
         assert broker._count_devices() == most
 
 
-def test_memory_has_an_end(own):
-    """What cannot be bounded for each: it is the machine that is kept."""
-    assert "\nmemory_limit 1073741824\n" in (own.folder / "broker/mosquitto.conf").read_text()
+def test_memory_has_an_end_for_who_takes_it(keys, devices, tmp_path, monkeypatch):
+    """mosquitto has no bound for the subscriptions of one client."""
+    monkeypatch.setattr(broker, "MEMORY_LIMIT", 16 << 20)
+    with Fleet(tmp_path / "fleet", keys) as fleet:
+        flooder = connect(devices / "dev-0001", fleet.broker.port, "x", ENDLESS)
+        granted: list[int] = []
+        answered = threading.Event()
+
+        def on_subscribe(*_: object) -> None:
+            granted.append(1)
+            answered.set()
+
+        flooder.on_subscribe = on_subscribe
+        with open_device(devices / "dev-0002", fleet, "signet/dev-0002/down/#") as other:
+            while len(flooder.user_data_get()) == 1 and len(granted) < 500:  # not disconnected
+                topics = [f"{len(granted)}/{n}/{'x' * 60}" for n in range(100)]
+                flooder.subscribe([(topic, 1) for topic in topics])
+                wait_until(lambda: answered.is_set() or len(flooder.user_data_get()) == 2)
+                answered.clear()
+            assert 10 < len(granted) < 500
+            assert memory_mb(fleet) < 48
+            with open_session(keys, fleet) as operator:
+                operator.publish("signet/dev-0002/down/order", b"mark")
+            other.wait_for(lambda message: message.payload == b"mark", WAIT_S)
+        flooder.loop_stop()
 
 
 @pytest.mark.parametrize("log", ["broker.log", "images.log"])

@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from host_tests.fleet_helpers import WAIT_S, ImageClient, client_context, exchange, wait_until
+from host_tests.fleet_helpers import (
+    CONNACK,
+    CONNECT,
+    WAIT_S,
+    ImageClient,
+    client_context,
+    exchange,
+    wait_until,
+)
 from host_tests.proxy import Proxy
 from signet.fleet import time_server
 from signet.fleet.serving import LOOPBACK, Fleet
@@ -20,8 +28,6 @@ pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
 IMAGE = bytes(range(256)) * 1200  # 307,200 bytes: several chunks, every offset recognisable
 SIZE = len(IMAGE)
-CONNECT = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test"
-CONNACK = b"\x20\x02\0\0"
 
 
 @pytest.fixture(scope="module")
