@@ -18,6 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from signet.fleet.serving import LOOPBACK, Fleet
 from signet.fleet.session import OperatorSession
 
+CONNECT = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test"
+CONNACK = b"\x20\x02\0\0"
 WAIT_S = 60  # for anything that a test waits for; reached by what hangs alone
 
 
@@ -94,16 +96,16 @@ def client_context(keys: Path, certificate: Path | None, key: Path | None = None
     return context
 
 
-def exchange(port: int, context: ssl.SSLContext | None, request: bytes) -> bytes:
+def exchange(port: int, context: ssl.SSLContext | None, request: bytes, length: int = 8) -> bytes:
     """The start of a server's answer; empty if it closes without one, or the handshake fails."""
     try:
         with socket.create_connection((LOOPBACK, port), WAIT_S) as raw:
             if context is None:
                 raw.sendall(request)
-                return raw.recv(8)
+                return raw.recv(length)
             with context.wrap_socket(raw, server_hostname=LOOPBACK) as sock:
                 sock.sendall(request)
-                return sock.recv(8)
+                return sock.recv(length)
     except TimeoutError:
         raise
     except OSError:  # a reset may come before `connect` returns, or later

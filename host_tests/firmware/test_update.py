@@ -4,6 +4,7 @@ One board for the file, in the order of the tests; one that runs without those b
 the board brought to where they leave it.
 """
 
+import hashlib
 from collections.abc import Callable
 from shutil import copyfile
 
@@ -18,6 +19,7 @@ from signet.board.virtual.board import FIRST_SEGMENT_LEN, VirtualBoard, on_a_chi
 from signet.board.virtual.cycle import Cause, PowerCut
 from signet.formats import flash
 from signet.image import slot_image
+from trust.identity import Identity
 from trust.state import CONFIRMED
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
@@ -215,18 +217,31 @@ def test_a_broker_that_goes_away_is_found_again(world):
 
 
 def test_another_device_cannot_take_the_session_over(world, devices):
+    """Whatever id it says, the right one too: the broker takes that of its certificate."""
     route = world.proxy.routes["broker"]
     before = route.connections
-    thief = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=DEVICE, clean_session=False)
-    thief.tls_set_context(client_context(devices / "dev-0002", devices / "dev-0002/operator.pem"))
-    thief.connect("localhost", world.fleet.broker.port)
-    thief.loop_start()
-    wait_until(thief.is_connected)
-    assert world.command("identify")["ok"]
-    assert thief.is_connected()
+    key = Identity(world.chip().device("esp_secure_cert")).key
+    secret = hashlib.sha256(b"signet client id" + key).hexdigest()[:16]
+    lines = len(world.board.lines)
+    for client_id in (f"{DEVICE}-{secret}", DEVICE, f"{DEVICE}-{'0' * 16}", ""):
+        heard: list[bytes] = []
+        clean = not client_id  # only an id of its own can have a session that is kept
+        thief = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=clean)
+        thief.on_message = lambda *args, heard=heard: heard.append(args[2].payload)
+        path = devices / "dev-0002/operator.pem"
+        thief.tls_set_context(client_context(devices / "dev-0002", path))
+        thief.will_set(f"signet/{DEVICE}/up/state", b'{"online":false}', 1, retain=True)
+        thief.connect("localhost", world.fleet.broker.port)
+        thief.loop_start()
+        wait_until(thief.is_connected)
+        # What was queued for a session would come at once, before what is said now.
+        assert world.command("identify")["ok"]
+        assert thief.is_connected()
+        thief.disconnect()
+        thief.loop_stop()
+        assert heard == []
     assert route.connections == before
-    thief.disconnect()
-    thief.loop_stop()
+    assert not any("error: session" in line for line in world.board.lines[lines:])
 
 
 # What is changed on the chip, and what the board says then. Nothing of a slot runs in any of these.

@@ -6,11 +6,20 @@ import socket
 import ssl
 import struct
 import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
 
-from host_tests.fleet_helpers import WAIT_S, ImageClient, client_context, exchange, wait_until
+from host_tests.fleet_helpers import (
+    CONNACK,
+    CONNECT,
+    WAIT_S,
+    ImageClient,
+    client_context,
+    exchange,
+    wait_until,
+)
 from host_tests.proxy import Proxy
 from signet.fleet import time_server
 from signet.fleet.serving import LOOPBACK, Fleet
@@ -19,8 +28,6 @@ pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
 IMAGE = bytes(range(256)) * 1200  # 307,200 bytes: several chunks, every offset recognisable
 SIZE = len(IMAGE)
-CONNECT = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test"
-CONNACK = b"\x20\x02\0\0"
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +136,14 @@ def test_a_range_of_another_file_is_not_given(images, image_folder):
 def test_nothing_else_is_served(images, path):
     status, _, body = images.get(path)
     assert (status, body) == (404, b"not found\n")
+
+
+def test_every_answer_says_what_time_it_is(images):
+    """Boards set their clocks by it."""
+    status, headers, _ = images.get("/", method="HEAD")
+    assert status == 404
+    now = parsedate_to_datetime(headers["Date"]).timestamp()
+    assert abs(now - time.time()) < WAIT_S
 
 
 def test_uploads_are_refused(images):

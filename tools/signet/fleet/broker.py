@@ -30,6 +30,7 @@ from signet.project import TOOLCHAIN
 from signet.run import ending_with_us
 
 MAX_DEVICES = 10_000  # connections at once; fewer where this process may open fewer files
+MEMORY_LIMIT = 1 << 30  # bytes of heap; who wants more is disconnected
 _MAX_OTHERS = 100  # operators; services
 _OTHER_FILES = 256  # theirs, and the broker's own
 _ACCOUNTS = "mosquitto", "nobody"
@@ -70,7 +71,8 @@ max_connections {connections}
 # after the other, each when the one before is answered: so two are in flight to it, which it has
 # room for whatever their size, and the others wait here. What waits for one board is bounded; what
 # is beyond that, mosquitto drops with a line in its log. A session is kept for longer than an order
-# can live. Memory: a device of 10,000 takes 21 KB, and retained messages of at most 24 KB.
+# can live. Memory: a connected device takes 21 KB, and its retained messages 24 KB at most.
+# Subscriptions are the one thing of a device that has no bound but that of all memory.
 _CONFIGURATION = """\
 allow_anonymous false
 acl_file access
@@ -87,7 +89,7 @@ max_inflight_messages 2
 max_queued_messages 1000
 max_queued_bytes 2097152
 persistent_client_expiration 35d
-memory_limit 1073741824
+memory_limit {memory}
 
 persistence true
 persistence_location db/
@@ -205,7 +207,7 @@ class Broker:
                 self._home.chmod(_PASSABLE)
                 if database.stat().st_uid != account.pw_uid:
                     for path in (*database.iterdir(), database):
-                        os.chown(path, account.pw_uid, account.pw_gid)
+                        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
             for name, content in self._contents().items():
                 kind = _OWN.get(name, _PEM)
                 files.replace_file(self._home / name, content, kind, files.SECRET_MODE)
@@ -226,7 +228,9 @@ class Broker:
             )
             for role, port in ports.items()
         }  # fmt: skip
-        text = self._configuration.format(port=self.port, bind=self._bind, **listeners)
+        text = self._configuration.format(
+            port=self.port, bind=self._bind, memory=MEMORY_LIMIT, **listeners
+        )
         contents = {"mosquitto.conf": text.encode(), "access": _ACCESS_LIST.encode()}
         for role in ports:
             path = authority.anchor(self._pki, role)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from signet import files
+from signet.errors import SignetError
 
 MAX_LEN = 16 << 20
 
@@ -13,8 +14,11 @@ MAX_LEN = 16 << 20
 def open_log(path: Path) -> BinaryIO:
     """Open a log for appending; what an older version left readable is closed to others."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    log = os.fdopen(os.open(path, flags, files.SECRET_MODE), "ab")
-    os.fchmod(log.fileno(), files.SECRET_MODE)
+    try:
+        log = os.fdopen(os.open(path, flags, files.SECRET_MODE), "ab")
+        os.fchmod(log.fileno(), files.SECRET_MODE)
+    except OSError as error:  # ELOOP: a link
+        raise SignetError(f"{path}: cannot write the log: {error.strerror}") from error
     return log
 
 

@@ -19,7 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from signet.errors import RefusedError, SignetError
-from signet.pki import authority
+from signet.pki import authority, names
 
 EVERYTHING_DEVICES_SAY = "signet/+/up/#"
 
@@ -186,8 +186,10 @@ class OperatorSession:
             self._changed.notify_all()
 
     def _on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        # mosquitto lets the device CA name one as it likes; what is no device's name is none here.
+        _, name, *_ = (*message.topic.split("/"), "")
         with self._changed:
-            if len(self.messages) == _MAX_MESSAGES:
+            if len(self.messages) == _MAX_MESSAGES or not names.DEVICE_ID.fullmatch(name):
                 return
             self.messages.append(
                 Message(message.topic, bytes(message.payload), message.retain, time.time())
