@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -104,7 +105,6 @@ def test_a_range_of_another_file_is_not_given(images, image_folder):
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/images",
         "/images/",
         "/images/m",
@@ -129,6 +129,17 @@ def test_a_range_of_another_file_is_not_given(images, image_folder):
 def test_nothing_else_is_served(images, path):
     status, _, body = images.get(path)
     assert (status, body) == (404, b"not found\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/images/m/none.img"])
+def test_every_answer_has_the_time(images, path):
+    """Boards take it from there."""
+    before = int(time.time())
+    status, headers, body = images.get(path, method="HEAD")
+    assert (status, body) == (204 if path == "/" else 404, b"")
+    (date,) = headers.get_all("Date")
+    assert before <= parsedate_to_datetime(date).timestamp() <= time.time()
+    assert len(date) == 29
 
 
 def test_uploads_are_refused(images):
