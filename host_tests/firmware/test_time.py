@@ -188,7 +188,9 @@ class Life:
 
         self.reconnects: list[asyncio.Task[None]] = []
         link.fail = fail
-        await self.incoming.handle(session, kind, SimpleNamespace(payload=wire, link=link))
+        await self.incoming.handle(
+            session, kind, SimpleNamespace(payload=wire, link=link, retain=False)
+        )
         for task in self.reconnects:
             await task
 
