@@ -104,7 +104,7 @@ async def _fetch(task, order, agent):
             is_refused = isinstance(error, mtls.TLSError)
             del shortage, error
             print("signet: error: download:", reason)
-            if is_refused and not agent.timed:  # a forged guess may be where no certificate is valid
+            if is_refused and not agent.timed:  # the guess may be where no certificate is valid
                 from firmware.ondemand import sync
 
                 await sync.query(agent)

@@ -405,6 +405,15 @@ def test_a_server_that_sets_its_clock_back(life: Life) -> None:
     ]
 
 
+def test_authenticated_time_is_a_floor_at_once(life: Life) -> None:
+    life.connect()
+    life.pass_time(DAY + 1)
+    life.images = -DAY - 302
+    life.connect()
+    assert life.events == [f"time refused: server's time {NOW - 301} is below the floor {NOW}"]
+    assert (life.error_s, life.agent.timed) == (0, NOW)
+
+
 def test_a_jump_of_the_image_servers_own_time(life: Life) -> None:
     life.connect()
     life.pass_time(DAY + 1)
