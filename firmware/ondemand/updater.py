@@ -101,16 +101,17 @@ async def _fetch(task, order, agent):
             # A lack of memory often comes as something else; a TimeoutError has no text.
             words = shortage.find(error) or str(error) or "timed out"
             reason = "block %d of %d: %s" % (task.done, task.total, words)
+            is_refused = isinstance(error, mtls.TLSError)
             del shortage, error
             print("signet: error: download:", reason)
-            if failures > _RETRIES or (agent.timed and now() > order["expires"]):
-                raise UpdateError(reason)
-            if not agent.timed:  # where no certificate is valid, perhaps, as a forged guess may be
+            if is_refused and not agent.timed:  # the guess may be where no certificate is valid
                 from firmware.ondemand import sync
 
                 await sync.query(agent)
                 del sync
                 unload()
+            if failures > _RETRIES or now() > order["expires"]:
+                raise UpdateError(reason)
             pause = _BACKOFF_S << failures - 1
             agent.beat(pause)
             await asyncio.sleep(pause)

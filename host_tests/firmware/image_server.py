@@ -47,6 +47,11 @@ class Connection:
         self.requests.append(span)
         return span
 
+    def tell_time(self) -> None:
+        """Wait for the question for the time, and answer it."""
+        assert self.sock.recv(1000) == b"HEAD / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        self.send(f"HTTP/1.1 204 No Content\r\nDate: {date(slots.NOW)}\r\n\r\n".encode())
+
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 

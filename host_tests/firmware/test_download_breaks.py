@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import slots
 
 from host_tests.firmware.image_server import (
     ATTEMPTS,
@@ -96,6 +97,13 @@ def test_nobody_listens(update: Callable[..., Result]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     check_given_up(update(port), "failed", "block 0 of 5: ")
+
+
+def test_an_order_that_has_expired_is_not_tried_again(update: Callable[..., Result]) -> None:
+    with Server([hang_up]) as server:
+        result = update(server.port, guess=slots.DAY)
+    check_given_up(result, "failed", "block 0 of 5: ")
+    assert server.connections == 1
 
 
 def test_no_memory_for_tls(update: Callable[..., Result]) -> None:

@@ -188,7 +188,9 @@ class Life:
 
         self.reconnects: list[asyncio.Task[None]] = []
         link.fail = fail
-        await self.incoming.handle(session, kind, SimpleNamespace(payload=wire, link=link))
+        await self.incoming.handle(
+            session, kind, SimpleNamespace(payload=wire, link=link, retain=False)
+        )
         for task in self.reconnects:
             await task
 
@@ -401,6 +403,15 @@ def test_a_server_that_sets_its_clock_back(life: Life) -> None:
     assert life.events == [
         f"time refused: server's time {NOW - 101} is below the floor {NOW + 200}"
     ]
+
+
+def test_authenticated_time_is_a_floor_at_once(life: Life) -> None:
+    life.connect()
+    life.pass_time(DAY + 1)
+    life.images = -DAY - 302
+    life.connect()
+    assert life.events == [f"time refused: server's time {NOW - 301} is below the floor {NOW}"]
+    assert (life.error_s, life.agent.timed) == (0, NOW)
 
 
 def test_a_jump_of_the_image_servers_own_time(life: Life) -> None:

@@ -141,6 +141,13 @@ class World:
         slot = "ab"[state.active]
         return slot, chip.read(f"slot_{slot}"), state.status[state.active], state.floor
 
+    def spare(self) -> tuple[bytes, int]:
+        """The slot that does not run: its content, its status."""
+        chip = self.chip()
+        state = BootState(chip.device("bootstate"))
+        slot = 1 - state.active
+        return chip.read("slot_" + "ab"[slot]), state.status[slot]
+
     def order_number(self) -> int:
         return int(BootState(self.chip().device("bootstate")).order)
 

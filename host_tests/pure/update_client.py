@@ -49,6 +49,13 @@ class Agent:
         self.restarted = True
 
 
+VALID = 1735689600, 1769904000  # slots.certificate()
+
+
+class TLSError(OSError):
+    """As mtls has it."""
+
+
 async def done(*args):
     pass
 
@@ -63,11 +70,13 @@ def main(repo, folder, port, order_name, restarts, lack, guess):
     import slots
     from board_sim import BoardSim
 
-    from firmware.ondemand import link, orders, timekeeping, updater
+    from firmware.ondemand import link, orders, sync, timekeeping, updater
 
     async def open_stream(host, port, context, timeout_s):
         if lack == "TLS":
             raise MemoryError("out of memory in TLS: mbedTLS -0x10 MPI_ALLOC_FAILED")
+        if not VALID[0] <= clock[-1] <= VALID[1]:
+            raise TLSError("the certificate validity has expired")
         reader, writer = await asyncio.open_connection(host, port)
         reader.secure = Nothing(getpeercert=lambda is_binary: slots.certificate())
         return reader, writer
@@ -79,7 +88,7 @@ def main(repo, folder, port, order_name, restarts, lack, guess):
     timekeeping.set_time = clock.append
     timekeeping.store = board.files
     updater.unload = lambda: None  # or other modules than these would come
-    updater.mtls = Nothing(open_stream=open_stream)
+    updater.mtls = sync.mtls = Nothing(open_stream=open_stream, TLSError=TLSError)
     link.setup = done
     orders.accept(slots.order(order_name), board.boot()[0], board.files, slots.NOW)
     agent = Agent(board.boot()[0])  # the restart

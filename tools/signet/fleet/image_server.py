@@ -3,7 +3,7 @@
 It gives files below one folder to devices, whole or one range at a time (RFC 9110 section 14), and
 writes a line of JSON for every request. A device is who has a certificate from the fleet's device
 CA whose common name is a device id: others get no TLS session, or 403. It lists nothing, follows no
-link out of its folder and takes no uploads.
+link out of its folder and takes no uploads. Each answer tells the time.
 """
 
 import asyncio
@@ -92,6 +92,9 @@ class ImageServer:
             if not names.DEVICE_ID.fullmatch(entry["identity"] or ""):
                 entry["status"] = 403
                 return web.Response(status=403, text="not a device's certificate\n")
+            if request.path == "/":  # by which a board asks for the time: each answer has a Date
+                entry["status"] = 204
+                return web.Response(status=204)
             file = self._open(request.path)
             if file is None:
                 return web.Response(status=404, text="not found\n")
