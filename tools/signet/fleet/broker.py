@@ -20,6 +20,7 @@ import resource
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from signet import files, locks
@@ -38,6 +39,7 @@ _START_S = 60  # it takes a second; several on a loaded machine
 _STOP_S = 60
 _POLL_S = 0.02
 _MAX_QUOTE_LEN = 400
+_CONFIG = "mosquitto.conf"
 _KEY = "server.key"
 _PASSABLE = 0o710  # the account's group goes through, and sees nothing
 _ACCESS_LIST = f"""\
@@ -56,7 +58,7 @@ topic write signet/+/down/+
 user {names.SERVICE_NAME}
 topic read signet/+/up/+
 """
-# Paths are relative to the broker's folder: those above it need not be open to its account.
+# Paths are relative to the broker's folder: its account need not be able to enter those above.
 _LISTENER = """\
 listener {port} {bind}
 cafile {role}-ca.pem
@@ -150,15 +152,16 @@ class Broker:
             self._folder / "lock", refusal, "stop it first, or use another folder"
         )
         account = _choose_account() if os.geteuid() == 0 else None
-        with claimed as lock, logs.open_log(self.log) as log:
+        with claimed as lock, logs.open_log(self.log) as log, _entered(program.parent) as place:
             self._lay_out(account)
             logged = log.tell()
             self._process = subprocess.Popen(
-                [*ending_with_us(), program, "-c", "mosquitto.conf"],
-                cwd=self._home,  # entered before the account changes
+                # Both are reached from here, whoever may enter the folders above them.
+                [*ending_with_us(), f"/proc/self/fd/{place}/{program.name}", "-c", _CONFIG],
+                cwd=self._home,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: we stop it in order
-                pass_fds=[lock.fileno()],  # locked for as long as mosquitto lives
+                pass_fds=[lock.fileno(), place],  # locked for as long as mosquitto lives
                 umask=0o077,
                 user=account.pw_uid if account else None,
                 group=account.pw_gid if account else None,
@@ -231,13 +234,23 @@ class Broker:
         text = self._configuration.format(
             port=self.port, bind=self._bind, memory=MEMORY_LIMIT, **listeners
         )
-        contents = {"mosquitto.conf": text.encode(), "access": _ACCESS_LIST.encode()}
+        contents = {_CONFIG: text.encode(), "access": _ACCESS_LIST.encode()}
         for role in ports:
             path = authority.anchor(self._pki, role)
             contents[path.name] = files.read_file(path, "CA certificate")
         for name in ("server.pem", _KEY):
             contents[name] = files.read_file(self._pki / name, "server's certificate or key")
         return contents
+
+
+@contextlib.contextmanager
+def _entered(folder: Path) -> Iterator[int]:
+    """A descriptor of a folder, for a process that could not come to it by itself."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _choose_account() -> pwd.struct_passwd:
