@@ -30,6 +30,7 @@ ROLES = "server", "device", "operator", "service"
 PAIRS = {f"{role}-ca" for role in ROLES} | {"server", "operator", "service"}
 SECRET = {f"{name}.key" for name in PAIRS | {"release", "fleet"}}
 PUBLIC = {f"{name}.pem" for name in PAIRS} | {"release.pub", "fleet.pub"}
+PURPOSES = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 URL = "http://crl.example.org/devices.crl"
 
 
@@ -99,8 +100,21 @@ def test_each_ca_is_an_anchor_of_its_own_and_makes_no_other_ca(keys, role):
     assert usage.value.crl_sign
     assert not usage.value.digital_signature
     purposes = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    oids = ExtendedKeyUsageOID
-    assert list(purposes) == [oids.SERVER_AUTH if role == "server" else oids.CLIENT_AUTH]
+    assert list(purposes) == [PURPOSES[role == "server"]]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_a_ca_issues_is_no_ca_and_has_one_purpose(keys, role):
+    extensions = x509.load_pem_x509_certificate(issue(keys, role)).extensions
+    limits = extensions.get_extension_for_class(x509.BasicConstraints)
+    assert limits.critical
+    assert not limits.value.ca
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usage.digital_signature
+    assert not usage.key_cert_sign
+    assert not usage.crl_sign
+    purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [PURPOSES[role == "server"]]
 
 
 def test_no_two_authorities_share_a_key(keys):
