@@ -75,8 +75,9 @@ brokers: setup ## try the MQTT client with other brokers, and for long; writes b
 	PYTHONPATH=tools $(BIN)/python -m host_tests.brokers
 	SIGNET_CHAOS=full $(BIN)/pytest host_tests/mqtt/test_chaos.py
 
-fuzz: build/fuzz/stamp ## fuzz the MQTT decoders, each with RUNS=1000000 inputs
+fuzz: setup build/fuzz/stamp ## fuzz the MQTT decoders, each with RUNS=1000000 inputs, and the host's parsers, each with 2 %
 	build/fuzz/venv/bin/python host_tests/mqtt/fuzz.py --runs $(RUNS)
+	$(BIN)/python -m host_tests.fuzz --runs $$(($(RUNS) / 50))
 
 mutants: setup ## break one check at a time and see a test fail: [ONLY=trust] [JOBS=2]
 	$(BIN)/python -m host_tests.mutants $(if $(ONLY),--only '$(ONLY)') $(if $(JOBS),--jobs $(JOBS))

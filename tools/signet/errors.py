@@ -13,6 +13,7 @@ EXIT_DONE = 0
 EXIT_REFUSED = 1
 EXIT_ENVIRONMENT = 2
 _SHOWN = 10
+_LONGEST = 4000  # characters of a message
 
 
 class SignetError(Exception):
@@ -24,7 +25,8 @@ class SignetError(Exception):
     exit_code = EXIT_ENVIRONMENT
 
     def __init__(self, message: str, hint: str | None = None):
-        super().__init__(message)
+        cut = len(message) > _LONGEST  # a file may quote itself in it
+        super().__init__(f"{message[:_LONGEST]}…" if cut else message)
         self.hint = hint
 
 

@@ -24,6 +24,7 @@ SECRET_MODE = 0o600
 SECRET_FOLDER_MODE = 0o700
 _PUBLIC_MODE = 0o666  # less the user's umask
 _HEAD_LEN = 4096
+_MAX_LEN = 64 << 20  # the largest flash has 16
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,17 @@ OURS = Kind("a file of a folder of its own", lambda _: True)
 
 
 def read_file(path: Path, what: str) -> bytes:
-    """The content of a file; SignetError names it as `what` if it cannot be read."""
+    """A file's content, 64 MiB at most; SignetError names it as `what` if it cannot be read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MAX_LEN + 1)
     except OSError as error:
         raise SignetError(f"{path}: cannot read the {what}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise SignetError(f"{str(path)!r}: cannot read the {what}: {error}") from error
+    if len(data) > _MAX_LEN:  # /dev/zero has no end
+        raise SignetError(f"{path}: more than {_MAX_LEN >> 20} MiB, which no {what} has")
+    return data
 
 
 def create_exclusive(path: Path, data: bytes | bytearray, mode: int = _PUBLIC_MODE) -> None:

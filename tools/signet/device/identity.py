@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -27,6 +27,11 @@ from trust.identity import CA_CERT, DEVICE_CERT, PRIVATE_KEY, PROFILES, RECORD, 
 
 MAX_RECORD_LEN = 1024
 _MAX_CHAIN_LEN = 4
+# What a certificate's parts raise: they are read when one is asked for.
+_UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
 
 
 def build_identity(chain: bytes, key: bytes, ca: bytes, record: dict[str, Any], size: int) -> bytes:
@@ -90,7 +95,7 @@ def load_key(data: bytes) -> ec.EllipticCurvePrivateKey:
             key = serialization.load_pem_private_key(data.rstrip(b"\0"), password=None)
         else:
             key = serialization.load_der_private_key(data, password=None)
-    except (ValueError, TypeError) as error:  # TypeError: encrypted
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: encrypted
         raise RefusedError("device key: not an unencrypted PEM private key, nor DER") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise RefusedError("device key: expected a P-256 key")
@@ -127,21 +132,24 @@ def check_device_credentials(
     today, and the chain ends at the device CA. (A board accepts a foreign key at load and
     fails at the first handshake: mbedTLS does not compare them.)
     """
+    key = load_key(key_data)
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
-        anchor = x509.load_pem_x509_certificate(device_ca)
-    except ValueError as error:
+        _check_leaf(chain[0], key, device_id)
+        _check_chain(chain, x509.load_pem_x509_certificate(device_ca))
+    except _UNREADABLE as error:
         raise RefusedError(f"device certificate: not PEM certificates: {error}") from error
-    leaf = chain[0]
-    if load_key(key_data).public_key() != leaf.public_key():
+    return chain[0]
+
+
+def _check_leaf(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey, device_id: str) -> None:
+    if key.public_key() != leaf.public_key():
         raise RefusedError("device key does not belong to the device certificate")
     found = [str(name.value) for name in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if found != [device_id]:
         raise RefusedError(f"device certificate: CN {found}, expected [{device_id!r}]")
     if not _is_for_clients(leaf):
         raise RefusedError("device certificate: its purposes do not include client authentication")
-    _check_chain(chain, anchor)
-    return leaf
 
 
 def _is_for_clients(certificate: x509.Certificate) -> bool:

@@ -8,11 +8,11 @@ DIR/fleet.json                    addresses, while the servers run
 DIR/lock                          held by mosquitto: a second one, or one left over, is noticed
 """
 
-import json
 from pathlib import Path
 
 from signet import files
 from signet.errors import SignetError
+from signet.formats.documents import load_object
 
 STATE_NAME = "fleet.json"
 OWN_STATE = files.Kind("addresses of a fleet's servers", lambda head: head.startswith(b'{"pid":'))
@@ -30,4 +30,10 @@ def running_address(folder: Path, server: str) -> str:
         raise SignetError(
             f"{folder}: no servers run on this folder", f"signet fleet serve {folder}"
         )
-    return str(json.loads(files.read_file(state, "addresses"))[server])
+    try:
+        return str(load_object(files.read_file(state, "addresses"))[server])
+    except (ValueError, KeyError) as error:
+        raise SignetError(
+            f"{state}: {error!r}, expected what `signet fleet serve` wrote: JSON with {server!r}",
+            "stop the servers and start them again",
+        ) from error

@@ -4,7 +4,6 @@ MQTT 5, because a PUBACK of MQTT 3.1.1 reports success for a message that the br
 denied, too, and for one that nobody will get; with 5 both have a reason code.
 """
 
-import json
 import secrets
 import ssl
 import threading
@@ -19,6 +18,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from signet.errors import RefusedError, SignetError
+from signet.formats.documents import load_object
 from signet.pki import authority, names
 
 EVERYTHING_DEVICES_SAY = "signet/+/up/#"
@@ -39,10 +39,9 @@ class Message(NamedTuple):
     def json(self) -> dict[str, Any]:
         """The payload's JSON object; {} if it is none: devices may send anything."""
         try:
-            content = json.loads(self.payload)
+            return load_object(self.payload)
         except ValueError:
             return {}
-        return content if isinstance(content, dict) else {}
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -39,12 +39,25 @@ def sign_document(document: Document, key: Path) -> bytes:
 def open_document(wire: bytes, key_digest: bytes) -> Document:
     """The document in a file or message, verified; RefusedError if that key did not sign it.
 
-    Raises ValueError if what was signed is not JSON.
+    Raises ValueError if what was signed is not a JSON object.
     """
     text, block = wire[: -signing.BLOCK_LEN], wire[-signing.BLOCK_LEN :]
     signing.verify_bytes(signing.pad(text) + signing.pad(block), [key_digest])
-    document: Document = json.loads(text)
-    return document
+    return load_object(text)
+
+
+def load_object(data: bytes | str) -> dict[str, Any]:
+    """The JSON object in a text; ValueError for whatever else there is.
+
+    Also for what Python's reader does not call a ValueError: lists in lists, a thousand deep.
+    """
+    try:
+        found = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("JSON of too many levels") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"JSON, but no object: a {type(found).__name__}")
+    return found
 
 
 def utc(unix_s: int) -> str:

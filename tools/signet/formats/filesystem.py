@@ -4,9 +4,11 @@ The same files give the same bytes: names are sorted, littlefs keeps no times, a
 wear. Disk version 2.1, blocks of 4096 bytes.
 """
 
+import itertools
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from littlefs import LittleFS, UserContext
+from littlefs import LFSConfig, LittleFS, UserContext
 from littlefs.errors import LittleFSError
 
 from signet.errors import RefusedError, SignetError
@@ -19,6 +21,7 @@ _LOOKAHEAD_LEN = 32
 _NO_SPACE = -28
 _MAX_DEPTH = 8  # when listing: a damaged file system can contain itself
 _MAX_ENTRIES = 1000
+_MAX_READS = 100_000  # a list of ten files takes 150
 
 
 def pack(files: dict[str, bytes], block_count: int) -> bytes:
@@ -38,24 +41,41 @@ def pack(files: dict[str, bytes], block_count: int) -> bytes:
 def list_files(image: bytes) -> dict[str, int]:
     """Path and size of every file; RefusedError if the image is not a sound file system."""
     try:
-        fs = _open(UserContext(buffer=bytearray(image)), len(image) // BLOCK_LEN)
+        fs = _open(_Bounded(buffer=bytearray(image)), len(image) // BLOCK_LEN)
         fs.mount()
         found: dict[str, int] = {}
-        _list(fs, PurePosixPath("/"), found)
-    except LittleFSError as error:
+        _list(fs, PurePosixPath("/"), found, itertools.count())
+    except (LittleFSError, UnicodeDecodeError) as error:
         raise RefusedError(f"not a sound littlefs file system: {error}") from error
     return found
 
 
-def _list(fs: LittleFS, folder: PurePosixPath, found: dict[str, int]) -> None:
+class _Bounded(UserContext):
+    """A chip that falls silent, as if erased, when it has been read too often.
+
+    What is chained in a circle is read for ever, in C, where nothing else ends it.
+    """
+
+    _left = _MAX_READS
+
+    def read(self, cfg: LFSConfig, block: int, off: int, size: int) -> bytearray:
+        self._left -= 1
+        if self._left < 0:
+            return bytearray(b"\xff" * size)
+        start = block * cfg.block_size + off
+        return bytearray(self.buffer[start : start + size]).ljust(size, b"\xff")
+
+
+def _list(fs: LittleFS, folder: PurePosixPath, found: dict[str, int], count: Iterator[int]) -> None:
+    """count: of entries so far, by whatever name: those of a circle have the same ones."""
     for entry in fs.scandir(str(folder)):
         path = folder / entry.name
-        if len(path.parts) > _MAX_DEPTH or len(found) > _MAX_ENTRIES:
+        if len(path.parts) > _MAX_DEPTH or next(count) > _MAX_ENTRIES:
             raise RefusedError(
                 f"file system: more than {_MAX_ENTRIES} files or {_MAX_DEPTH} levels"
             )
         if entry.type == entry.TYPE_DIR:
-            _list(fs, path, found)
+            _list(fs, path, found, count)
         else:
             found[str(path)] = entry.size
 

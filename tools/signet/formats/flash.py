@@ -67,7 +67,7 @@ def load_layout(path: Path) -> tuple[Partition, ...]:
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 partitions.append(_parse_row(next(csv.reader([line]))))
-            except ValueError as error:
+            except (ValueError, csv.Error) as error:
                 raise SignetError(f"{path}:{number}: {error}") from error
     try:
         check_layout(partitions)

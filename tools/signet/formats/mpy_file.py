@@ -51,6 +51,7 @@ LOAD_FAST = 0xB0  # to 0xBF, with the number of the variable in it
 
 _NAMED = range(LOAD_STRING, 0x20)
 _MAGIC = b"M\x06"
+_MOST_GROUPS = 10  # bytes of a number: MicroPython's have five
 _LOAD_SMALL_INT = 0x22
 _FIRST_ONE_BYTE = 0x50
 _FAST_COUNT = 16
@@ -136,11 +137,12 @@ class _Reader:
 
     def number(self) -> int:
         value = 0
-        while True:
+        for _ in range(_MOST_GROUPS):
             byte = self.byte()
             value = value << 7 | byte & 0x7F
             if byte < 0x80:
                 return value
+        raise IndexError(f"a number of more than {_MOST_GROUPS} bytes")
 
     def name(self) -> str:
         length = self.number()
@@ -178,18 +180,17 @@ def _function(data: bytes, name_count: int) -> Function:
     # Both headers interleave their numbers bit by bit, py/bc.h of MicroPython has the patterns.
     byte = reader.byte()
     positional, keyword_only, flags, bit = byte & 3, 0, 0, 0
-    while byte & 0x80:
+    while byte & 0x80 and bit < _MOST_GROUPS:
         byte = reader.byte()
         positional |= (byte & 4) << bit
         keyword_only |= (byte >> 3 & 1) << bit
         flags |= (byte >> 6 & 1) << bit
         bit += 1
-    info = cells = bit = 0
-    while True:
+    info = cells = 0
+    for bit in range(_MOST_GROUPS):
         byte = reader.byte()
         cells |= (byte & 1) << bit
         info |= (byte >> 1 & 0x3F) << 6 * bit
-        bit += 1
         if byte < 0x80:
             break
     start = reader.at + info + cells

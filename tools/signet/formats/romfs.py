@@ -6,6 +6,8 @@ one record. The same files give the same bytes.
 Format: MicroPython, extmod/vfs_rom.c, and `VfsRomWriter` of its mpremote.
 """
 
+from collections.abc import Iterator
+
 from romfs import Archive, files
 from signet.errors import RefusedError, SignetError
 from signet.formats.flash import SECTOR_LEN, BlockDevice
@@ -19,6 +21,7 @@ _IS_FOLDER = 0x4000  # of stat
 _MAX_NAME_LEN = 255
 _MAX_DEPTH = 8  # when it is listed: an application of any sense has fewer
 _MAX_FILES = 1000
+_MAX_RECORDS = 1_000_000  # to find each of 1000 files in one folder takes half of them
 
 Tree = dict[str, "Tree | bytes"]
 
@@ -85,6 +88,19 @@ def _number(value: int) -> bytes:
     return bytes(encoded)
 
 
+class _Bounded(Archive):
+    """A board's reader that gives up: folders of one name, in each other, take it for ever."""
+
+    _left = _MAX_RECORDS
+
+    def records(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+        for record in super().records(at, end):
+            self._left -= 1
+            if self._left < 0:
+                raise RefusedError(f"archive: took more than {_MAX_RECORDS} steps to read")
+            yield record
+
+
 def list_files(archive: bytes) -> dict[str, int]:
     """Path and size of every file; RefusedError if it is not a sound archive."""
     return {path: len(content) for path, content in read_files(archive).items()}
@@ -98,7 +114,7 @@ def read_files(archive: bytes) -> dict[str, bytes]:
     padded = bytearray(archive + b"\xff" * (-len(archive) % SECTOR_LEN))
     found: dict[str, bytes] = {}
     try:
-        _read(Archive(BlockDevice(memoryview(padded)), 0, len(archive)), "", found)
+        _read(_Bounded(BlockDevice(memoryview(padded)), 0, len(archive)), "", found)
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedError(f"not a sound ROMFS archive: {error}") from error
     return found
@@ -114,6 +130,8 @@ def _read(archive: Archive, folder: str, found: dict[str, bytes]) -> None:
         if kind == _IS_FOLDER:
             _read(archive, path, found)
         else:
+            if size > archive.length - sum(map(len, found.values())):
+                raise RefusedError("archive: its files are larger than it is")
             content = bytearray(size)
             archive.open(path, "rb").readinto(content)
             found[path] = bytes(content)

@@ -19,6 +19,7 @@ INTEGRITY = 9
 _MAGIC = 0xBA5EBA11
 _HEADER = struct.Struct("<IB3xBBH")
 _CRC_LEN = 4
+_MAX_LEN = 0x10000  # of a partition: eight times what Espressif makes
 _ALIGNMENT = 16
 _CRC_SEED = 0xFFFFFFFF  # the IDF starts the register at 0, zlib's seed is the complement
 
@@ -61,6 +62,8 @@ def unpack(content: bytes) -> list[Entry]:
     Raises RefusedError for an entry that is damaged, a wrong integrity entry, one of the older
     formats (cust_flash, nvs), or something else.
     """
+    if len(content) > _MAX_LEN:
+        raise RefusedError(f"esp_secure_cert: {len(content)} bytes, at most {_MAX_LEN}")
     entries: list[Entry] = []
     at = 0
     while len(content) - at >= _HEADER.size:
@@ -68,7 +71,7 @@ def unpack(content: bytes) -> list[Entry]:
         if magic != _MAGIC:
             break
         crc_at = at + _HEADER.size + length + -length % _ALIGNMENT
-        data = content[at + _HEADER.size :][:length]
+        data = content[at + _HEADER.size : at + _HEADER.size + length]
         if content[crc_at : crc_at + _CRC_LEN] != _crc(content[at:crc_at]):
             raise RefusedError(f"esp_secure_cert: entry of type {type_} is cut off or damaged")
         if type_ == INTEGRITY and data != hashlib.sha256(content[:at]).digest():

@@ -5,6 +5,7 @@ reserve_kb = 32     # what the board adds to its first 56,000 bytes of heap; 0 o
 data_kb = 16        # what the application's data takes of it: buffers, tables, queues
 """
 
+import reprlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from signet.errors import SignetError
 NAME = "signet.toml"
 MOST_RESERVE_KB = 48  # a larger piece of the heap cannot be cut out of an ESP32's memory
 _MOST_DATA_KB = 96
+_MAX_BITS = 64
 _KEYS = {"reserve_kb": MOST_RESERVE_KB, "data_kb": _MOST_DATA_KB}  # and the largest value
 
 
@@ -37,17 +39,20 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Raises SignetError with what was expected and found."""
     try:
         found = tomllib.loads(files.read_file(path, "manifest").decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # two kinds of ValueError, and numbers too long
         raise SignetError(f"{path}: not TOML: {error}") from error
     _check_keys(path, "", found, ["heap"])
     table = found.get("heap", {})
     if not isinstance(table, dict):
-        raise SignetError(f"{path}: heap is {table!r}, expected a table [heap]")
+        raise SignetError(f"{path}: heap is no table, expected [heap]")
     _check_keys(path, "heap.", table, list(_KEYS))
     for key, value in table.items():
         # In Python, though not in TOML, true is a number.
         if type(value) is not int or not 0 <= value <= _KEYS[key]:
-            raise SignetError(f"{path}: heap.{key} is {value!r}, expected 0 to {_KEYS[key]}")
+            # Python writes no decimal number of thousands of digits, and TOML may have one.
+            huge = type(value) is int and value.bit_length() > _MAX_BITS
+            shown = "a huge number" if huge else reprlib.repr(value)
+            raise SignetError(f"{path}: heap.{key} is {shown}, expected 0 to {_KEYS[key]}")
     return Manifest(**table)
 
 

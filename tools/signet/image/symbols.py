@@ -6,6 +6,7 @@ from pathlib import Path
 
 from signet import files
 from signet.errors import SignetError
+from signet.formats.documents import load_object
 from signet.image import slot_image
 from signet.image.slot_image import Build, Release
 
@@ -50,7 +51,7 @@ def _put(path: Path, content: bytes | None) -> None:
 def read_map(path: Path) -> dict[str, str]:
     """{short: original} of a map; SignetError for a file that is none."""
     try:
-        content = json.loads(files.read_file(path, "symbol map"))
+        content = load_object(files.read_file(path, "symbol map"))
         names = content["names"]
     except (ValueError, TypeError, KeyError) as error:
         raise _no_map(path) from error

@@ -6,7 +6,6 @@ Figures are bytes, as the board's command `memory` tells them (firmware/ondemand
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from signet import files
 from signet.errors import SignetError
+from signet.formats.documents import load_object
 from signet.options import printable
 
 WIDTH = 80
@@ -100,7 +100,7 @@ def save(path: Path, command: str, runs: list[Run]) -> None:
 def load(path: Path) -> tuple[str, list[Run]]:
     """What `save` kept: the command and the runs; SignetError if it is something else."""
     try:
-        content: dict[str, Any] = json.loads(files.read_file(path, "measured figures"))
+        content = load_object(files.read_file(path, "measured figures"))
         runs = [
             Run(**(run | {"rows": [Row(**row) for row in run["rows"]]})) for run in content["runs"]
         ]

@@ -20,6 +20,7 @@ from signet.device.sealing import efuse, sealed_flash
 from signet.device.sealing.efuse import BURNED, Target
 from signet.device.sealing.efuse_plan import Plan, Step
 from signet.errors import RefusedError
+from signet.formats.documents import load_object
 from signet.options import echo
 from signet.run import run_program
 
@@ -145,9 +146,9 @@ class Session:
         wanted = {"mac": self.plan.mac, "key": self.plan.flash_key, "done": what}
         for text in self.journal.read_text(errors="replace").splitlines():
             try:
-                line = json.loads(text)
+                line = load_object(text)
             except ValueError:  # the power may have gone while it was written
                 continue
-            if isinstance(line, dict) and wanted.items() <= line.items():
+            if wanted.items() <= line.items():
                 return True
         return False

@@ -4,8 +4,8 @@ A chip is reached over a serial port, or it is a file: espefuse's own virtual mo
 espefuse has one command; what it burns, and what a cut in it leaves, is one of `groups`.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from signet.board.serial_device import check_device
 from signet.device.sealing.efuse_plan import FLASH_KEY, Chip, Plan, Step
 from signet.errors import RefusedError, SignetError
+from signet.formats.documents import load_object
 from signet.run import run_program
 
 _PROGRAM = "espefuse"
@@ -47,12 +48,9 @@ class Target:
             self._check_file(self.virtual)
         output = run_program(_PROGRAM, *self.command("summary", "--format", "json"))
         try:
-            found = json.loads(output[output.index("{") :])
+            return load_object(output[output.index("{") :])
         except ValueError as error:
-            raise SignetError("espefuse: its summary is not JSON") from error
-        if not isinstance(found, dict):
-            raise SignetError("espefuse: its summary is not a table of eFuses")
-        return found
+            raise SignetError(f"espefuse: its summary is not JSON: {error}") from error
 
     def _check_file(self, path: Path) -> None:
         expected = _FILE_LENS[self.chip.name]
@@ -114,6 +112,16 @@ def arguments(run: Sequence[Step], files: Mapping[str, Path]) -> list[str]:
     return ["burn-key", alias, path, "--no-protect-key"]
 
 
+@contextlib.contextmanager
+def _as_expected() -> Iterator[None]:
+    """Around what reads a summary: a chip, or another espefuse, may have made it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SignetError(f"espefuse: its summary is not what was expected: {error!r}") from error
+
+
+@_as_expected()
 def check_chip(plan: Plan, summary: Summary) -> None:
     """Refuse a chip that is not the plan's, or that cannot do what the plan needs."""
     chip, name = plan.chip, plan.chip.name
@@ -187,6 +195,7 @@ def block_contents(plan: Plan, flash_key: bytes) -> dict[str, bytes]:
     return blocks | {plan.chip.flash_block: flash_key[::-1]}
 
 
+@_as_expected()
 def survey(plan: Plan, contents: Mapping[str, bytes], summary: Summary) -> dict[Step, str]:
     """The state of each step; RefusedError if the chip was burned in another order.
 

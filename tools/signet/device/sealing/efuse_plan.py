@@ -36,6 +36,7 @@ from typing import Any
 from signet import files
 from signet.errors import RefusedError, SignetError
 from signet.formats import signing
+from signet.formats.documents import load_object
 
 FLASH_KEY_LEN = 32
 FLASH_KEY = "flash key"
@@ -200,7 +201,7 @@ def load_plan(path: Path) -> Plan:
     """Read a plan; RefusedError unless it is, step by step, the one its header makes."""
     data = files.read_file(path, "eFuse plan")
     try:
-        found = json.loads(data)
+        found = load_object(data)
         keys = [entry["public_key"] for entry in found["release"]]
         plan = make_plan(found["chip"], found["mac"], keys, found["flash_key_sha256"])
         steps = found["steps"]
