@@ -84,7 +84,7 @@ def make_samples(folder: Path, pki: Path, project: Path) -> None:
     put("chain.pem", chain)
     put("key.pem", key)
     put("stored.key", identity.stored_key(key))
-    for name in ("root-ca.pem", "release.pub"):
+    for name in ("device-ca.pem", "release.pub"):
         put(name, (pki / name).read_bytes())
     put("boards.csv", b"id,mac,port,hw,wifi_ssid,wifi_key,factory\n"
         b'a,24:0a:c4:00:00:01,/dev/ttyUSB0,A1,"n ""x""",pass word,dump\nb,,,,,,\n')  # fmt: skip
@@ -167,7 +167,7 @@ def _credentials(path: Path) -> object:
     for pair in ((data, key), (chain, data)):
         try:
             identity.check_device_credentials(
-                *pair, "dev-0001", (here / "root-ca.pem").read_bytes()
+                *pair, "dev-0001", (here / "device-ca.pem").read_bytes()
             )
         except SignetError:
             continue

@@ -160,7 +160,7 @@ SOFT_TAIL, HARD_TAIL, FOLDER = 0x600, 0x601, 0x200
 
 @pytest.mark.parametrize(
     ("with_files", "reason"),
-    [(True, "more than 1000 files"), (False, "not a sound littlefs file system")],
+    [(True, "more than 1000 files or"), (False, r"more than .* 8 levels|not a sound littlefs")],
     ids=["files", "no files"],
 )
 def test_littlefs_folder_that_is_chained_to_itself(with_files, reason):
@@ -294,6 +294,6 @@ def test_certificate_with_a_part_that_cannot_be_read(samples, keys, old, new):
     assert old in der
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der.replace(old, new))
     pem += b"-----END CERTIFICATE-----\n"
-    root = (keys / "root-ca.pem").read_bytes()
+    root = (keys / "device-ca.pem").read_bytes()
     with pytest.raises(RefusedError, match=r"device certificate|device key"):
         identity.check_device_credentials(pem, (samples / "key.pem").read_bytes(), "dev-0001", root)

@@ -44,7 +44,7 @@ def list_files(image: bytes) -> dict[str, int]:
         fs = _open(_Bounded(buffer=bytearray(image)), len(image) // BLOCK_LEN)
         fs.mount()
         found: dict[str, int] = {}
-        _list(fs, PurePosixPath("/"), found, itertools.count())
+        _list(fs, "", found, itertools.count())
     except (LittleFSError, UnicodeDecodeError) as error:
         raise RefusedError(f"not a sound littlefs file system: {error}") from error
     return found
@@ -66,18 +66,18 @@ class _Bounded(UserContext):
         return bytearray(self.buffer[start : start + size]).ljust(size, b"\xff")
 
 
-def _list(fs: LittleFS, folder: PurePosixPath, found: dict[str, int], count: Iterator[int]) -> None:
+def _list(fs: LittleFS, folder: str, found: dict[str, int], count: Iterator[int]) -> None:
     """count: of entries so far, by whatever name: those of a circle have the same ones."""
-    for entry in fs.scandir(str(folder)):
-        path = folder / entry.name
-        if len(path.parts) > _MAX_DEPTH or next(count) > _MAX_ENTRIES:
+    for entry in fs.scandir(folder or "/"):
+        path = f"{folder}/{entry.name}"
+        if path.count("/") >= _MAX_DEPTH or next(count) > _MAX_ENTRIES:
             raise RefusedError(
                 f"file system: more than {_MAX_ENTRIES} files or {_MAX_DEPTH} levels"
             )
         if entry.type == entry.TYPE_DIR:
             _list(fs, path, found, count)
         else:
-            found[str(path)] = entry.size
+            found[path] = entry.size
 
 
 def _try_pack(files: dict[str, bytes], block_count: int) -> bytes | None:
