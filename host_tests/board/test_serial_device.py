@@ -36,7 +36,7 @@ DEVICES = {
     "maker of pseudo-terminals": ("/dev/ptmx", "found another device, /dev/(pts/)?ptmx"),
     "this terminal": ("/dev/tty", "found another device, /dev/tty"),
     "not there": ("/dev/ttyUSB99", "found none: No such file"),
-    "too long": ("/dev/" + "x" * 5000, "found none: File name too long"),
+    "too long": ("/dev/" + "x" * 300, "found none: File name too long"),
     "folder": ("/dev/pts", "found no device, /dev/pts"),
 }
 
