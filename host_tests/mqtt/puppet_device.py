@@ -319,7 +319,7 @@ class Puppet(Base):
             "turns": self._turns,
             "tasks": len(self._tasks),
             "dropped": client.dropped,
-            "discarded": client.discarded,
+            "discarded": getattr(client, "discarded", None),
             "skipped": client.skipped,
             "refused": client.refused,
             "pause_s": client.pause_s,

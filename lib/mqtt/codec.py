@@ -271,12 +271,12 @@ def text(value):
     closes the connection: MQTT-1.5.3-1, -2.
     """
     if not isinstance(value, str):
-        raise TypeError("%r, expected a string" % (value,))
+        raise TypeError("expected a string, found %r" % (value,))
     data = value.encode()
     try:
         read_text(data)
     except MQTTProtocolError:
-        raise ValueError("%r, expected UTF-8 without surrogates and NUL" % value[:40])
+        raise ValueError("expected UTF-8 without NUL, found %r" % value[:40])
     return sized(data)
 
 
@@ -317,5 +317,5 @@ def _qos(qos):
 def _topic(name):
     data = text(name)
     if not name or "+" in name or "#" in name:  # MQTT-3.3.2-2
-        raise ValueError("topic %r, expected a name without + or #" % name[:40])
+        raise ValueError("topic %r, expected a name without + or #" % name)
     return data

@@ -56,6 +56,7 @@ class FullClient(Client):
             raise ValueError("store and clean: expected one of them")
         if max_message > self.options[6]:
             self.options = self.options[:6] + (max_message,)
+        self.discarded = 0
         self._drop_oldest = drop_oldest
         self._session = set()  # packet ids that the broker has not released yet
         self._steady = None  # the message posted last at QoS 0: (topic, length, retain)
@@ -206,7 +207,7 @@ class FullClient(Client):
     async def _send_release(self, link, request):
         request.deadline = 0
         await link.send(request.packet)
-        request.deadline = self._due()
+        request.deadline = self.deadline()
 
     def _release(self, packet_id):
         if packet_id in self._session:

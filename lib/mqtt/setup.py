@@ -127,7 +127,7 @@ def end(client):
     client._arrived.set()
 
 
-def withdraw(client, request):
+def cancel(client, request):
     """Take a request back whose caller does not wait for it any more, as far as that goes.
 
     What was not sent leaves the queue.  A message at QoS 1 that was sent holds its packet id until
