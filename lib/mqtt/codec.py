@@ -92,7 +92,7 @@ class V311:
 
     def encode_publish(self, topic, payload, qos=0, retain=False, packet_id=0, properties=None):
         """PUBLISH, section 3.3, of bytes or a string."""
-        payload = _bytes(payload)
+        payload = encode(payload)
         head = self.encode_publish_head(topic, len(payload), qos, retain, packet_id, properties)
         return head + payload
 
@@ -280,7 +280,7 @@ def text(value):
     return sized(data)
 
 
-def _bytes(data):
+def encode(data):
     """Bytes; a string as UTF-8.  TypeError for what is neither."""
     if isinstance(data, str):
         return data.encode()
@@ -290,7 +290,7 @@ def _bytes(data):
 
 def sized(data):
     """Bytes, or a string as UTF-8, with the length before them."""
-    data = _bytes(data)
+    data = encode(data)
     if len(data) > _MAX_FIELD:
         raise ValueError("%d bytes, expected up to %d" % (len(data), _MAX_FIELD))
     return struct.pack(">H", len(data)) + data

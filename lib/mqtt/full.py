@@ -132,6 +132,13 @@ class FullClient(Client):
     def _new_request(self, qos, packet_id, packet):
         return Publish((None, _PUBACK, _PUBREC)[qos], packet_id, packet)
 
+    async def _answer(self, request):
+        try:
+            return await super()._answer(request)
+        finally:  # taken back, it must not be sent after a restart
+            if not request.packet and request.key:
+                self._store.remove(request.key)
+
     def _keep(self, request):
         if self._store and not request.chunks:
             self._store.keep(request, self.protocol.level)

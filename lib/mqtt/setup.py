@@ -139,8 +139,6 @@ def cancel(client, request):
         return
     if request.link and request.link is client._link and not client.error:
         request.packet = None
-        if getattr(request, "key", None):
-            client._store.remove(request.key)
     elif request.wanted:
         requests.remove(request)
         client._room.set()
