@@ -330,12 +330,12 @@ def test_message_larger_than_mosquitto_takes(strict, puppet, tmp_path):
 def test_subscription_larger_than_mosquitto_takes(strict, puppet):
     """Given up in 3.1.1, refused here in MQTT 5: the standard's MQTT-3.2.2-15."""
     topic_filter = "x" * 1996
-    client = puppet(strict.where)
+    client = puppet(strict.where, heap="512wK")
     client.call("connect")
     with pytest.raises(RemoteError, match="given up"):
         client.call("subscribe", topic_filter)
     assert client.call("subscribe", "a", 1) == 1
-    client = puppet(strict.where, 5, client_id="mp-2")
+    client = puppet(strict.where, 5, client_id="mp-2", heap="512wK")
     client.call("connect")
     with pytest.raises(RemoteError, match="Packet too large") as error:
         client.call("subscribe", topic_filter)
