@@ -16,8 +16,8 @@ _PLACES = (
     "romfs.",
     "mqtt.blame",
     "mqtt.connect",
+    "mqtt.drain",
     "mqtt.setup",
-    "mqtt.skip",
     "mtls.",
 )
 

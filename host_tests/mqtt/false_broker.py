@@ -202,12 +202,12 @@ class FalseLink:
             return b""
         remaining, shift = 0, 0
         while True:
-            digit = self._read(1)
+            digit = self.read(1)
             packet += digit
             remaining |= (digit[0] & 0x7F) << shift
             shift += 7
             if digit[0] < 0x80:
-                return packet + self._read(remaining)
+                return packet + self.read(remaining)
 
     def next(self) -> Packet:
         """The next packet, taken apart."""
@@ -224,7 +224,8 @@ class FalseLink:
         """Wait for the client's end of the connection: whether it comes with nothing before it."""
         return self.packet() == b""
 
-    def _read(self, length: int) -> bytes:
+    def read(self, length: int) -> bytes:
+        """So many bytes; EOFError if the connection ends before."""
         data = b""
         while len(data) < length:
             data += self.socket.recv(length - len(data)) or _raise_end()

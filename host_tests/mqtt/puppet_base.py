@@ -115,7 +115,9 @@ class Base:
             options["will"] = as_message(options["will"])
         if "store" in options:
             options["store"] = self._open_store(options["store"], cut)
+        patience = options.pop("patience", Client.patience)
         self.client = Client(brokers if len(brokers) > 1 else brokers[0], client_id, **options)
+        self.client.patience = patience
         self.client.on_change = self._changed
         self.router = None
         if with_router:

@@ -272,7 +272,7 @@ class Puppet(Base):
         """Have the clock that the client and asyncio go by jump ahead, and what is due happen."""
         self._ahead_ms += int(seconds * 1000)
         sys.modules["asyncio.core"].ticks = self._ticks_ms
-        for name in ("client", "full", "large", "link"):
+        for name in ("blame", "client", "drain", "full", "large", "link"):  # loaded, if it is not
             __import__("mqtt." + name, None, None, ("ticks_ms",)).ticks_ms = self._ticks_ms
         await self.settle()
 
@@ -319,7 +319,7 @@ class Puppet(Base):
             "turns": self._turns,
             "tasks": len(self._tasks),
             "dropped": client.dropped,
-            "discarded": client.discarded,
+            "discarded": getattr(client, "discarded", None),
             "skipped": client.skipped,
             "refused": client.refused,
             "pause_s": client.pause_s,

@@ -255,7 +255,7 @@ def test_flood(either_false_broker, puppet, version, qos):
 def test_close_at_every_byte(either_false_broker, puppet, version, step):
     """Of what the server says in a short session; the client comes back each time."""
     broker, wire = either_false_broker, either_false_broker.wire
-    client = puppet(broker.where, version, clean=False, backoff_cap_s=0.001)
+    client = puppet(broker.where, version, clean=False, backoff_cap_s=0.001, patience=0)
     with unharmed(client, broker):
         client.call("begin")
         subscription = client.start("subscribe", "a", 1)

@@ -97,7 +97,7 @@ LATER_MISTAKES = {
     "SUBACK with two": (b"\x90\x05\x00\x01\x00\x00\x00", PROTOCOL),
     "SUBACK code 3": (V5.suback(1, 3), PROTOCOL),
     "UNSUBACK for a SUBSCRIBE": (V5.unsuback(1), PROTOCOL + ".* unknown id"),
-    "greatest length": (b"\x30\xff\xff\xff\x7f", PROTOCOL + "packet of 268435460 bytes"),
+    "greatest length": (b"\x90\xff\xff\xff\x7f", PROTOCOL + "packet of 268435460 bytes"),
     "DISCONNECT": (b"\xe0\x00", "MQTTRefusedError"),
     "DISCONNECT shutting down": (V5.disconnect(0x8B), "MQTTRefusedError: .*shutting down"),
     "DISCONNECT taken over": (V5.disconnect(0x8E), "MQTTRefusedError: .*taken over"),

@@ -33,28 +33,31 @@ _ENDS = const((32, 104))  # EPIPE, ECONNRESET
 _TLS_END = const("-0x7280")  # mbedTLS: the connection has ended, without a goodbye
 
 
-def judge(client, link):
-    """Look at how the last connection ended; returns the request under suspicion, or None.
+def check(client, old, link):
+    """Look at how the last connection ended, and give up the request that has had its chances.
 
-    Gives up the request that has had its chances.
+    If there is a suspect still, `link`, the new connection, sends one request at a time.
     """
-    sent = [each for each in client._requests if each.link is link]  # and not answered
-    trial = getattr(link, "trial", None)
-    if sent and not getattr(link, "is_judged", False):
+    sent = [each for each in client._requests if each.link is old]  # and not answered
+    trial = getattr(old, "trial", None)  # False: this end was looked at before
+    if sent and trial is not False:
         request = sent[0]
-        if not _hung_up(link.error):
+        if not _hung_up(old.error):
             request.tries = 0
         elif trial:
-            request.tries += trial.is_evidence and len(sent) == 1
+            request.tries += trial.fresh and len(sent) == 1
         elif request.tries < _SUSPECTED:
             request.tries += 1
         if request.tries >= _SUSPECTED + client.patience:
-            _give_up(client, request, getattr(link.error, "code", _FAILURE))
-    link.is_judged = True  # the attempt to connect may fail yet, and there will be another
+            _give_up(client, request, getattr(old.error, "code", _FAILURE))
+    old.trial = False  # this attempt to connect may fail yet
     for request in client._requests:
         if request.tries >= _SUSPECTED:
-            return request
-    return None
+            link.trial = trial = _Trial(client, link, request)
+            link.decode = trial.decode
+            link.write = trial.write
+            link._pump = trial.pump
+            return
 
 
 def _hung_up(error):
@@ -67,63 +70,59 @@ def _hung_up(error):
 
 
 def _give_up(client, request, code):
-    name = request.wanted[0] if request.wanted else "publish"
-    client.discarded += not request.wanted  # a subscription stands in `refused`
+    name = request.wanted[0][:40] if request.wanted else "publish"
+    if client.max_qos > 1 and not request.wanted:  # mqtt.full; a subscription is in `refused`
+        client.discarded += 1
     client._settle(request, code)
     request.error = MQTTRefusedError(
         "%s given up: the broker hung up at it %d times" % (name, request.tries), code
     )
 
 
-def isolate(client, link, suspect):
-    """Have a new connection send one request at a time until the suspect is answered."""
-    link.trial = trial = _Trial(client, link, suspect)
-    link.decode = trial.decode
-    link.write = trial.write
-    link._pump = trial.pump
-
-
 class _Trial:
-    """What stands between the client and one link."""
+    """What stands between the client and a link until `request`, the suspect, is answered.
 
-    is_evidence = True  # no message at QoS 0 was written
-    _is_sending = False  # a request
+    fresh: no message at QoS 0 was written on it.
+    """
 
-    def __init__(self, client, link, suspect):
-        self.suspect = suspect
+    fresh = True
+    running = False  # a request is being written
+
+    def __init__(self, client, link, request):
+        self.request = request
         self._client = client
         self._link = link
         self._write = link.write  # the link's own
-        self._answered = asyncio.Event()  # the ping is
+        self._arrived = asyncio.Event()  # the answer to the ping
 
     def decode(self, *values):
         packet = self._client.protocol.decode(*values)
         if packet and packet[1] == _PINGRESP:
-            self._answered.set()
+            self._arrived.set()
         return packet
 
     def write(self, data):
-        if not (self._is_sending or self._link.held) and data[0] & 0xF6 == _PUBLISH << 4:
-            self.is_evidence = False
+        if not (self.running or self._link.held) and data[0] & 0xF6 == _PUBLISH << 4:
+            self.fresh = False
         self._write(data)
 
     async def pump(self, link):
         client = self._client
         link.write(b"\xc0\x00")  # PINGREQ
         await link.flush()
-        await self._answered.wait()
-        while self.suspect in client._requests:
+        await self._arrived.wait()
+        while self.request in client._requests:
             for request in client._requests:
                 if request.link is not link:
                     break
             await link.get_room()
             link.quota = 1
-            self._is_sending = True
+            self.running = True
             is_sent = client._send(request)
-            self._is_sending = False
+            self.running = False
             if is_sent:
                 await link.flush()
-                request.deadline = request.deadline or client._due()
+                request.deadline = request.deadline or client.deadline()
                 await request.done.wait()
         link.trial = None
         link.write = self._write

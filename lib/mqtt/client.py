@@ -86,13 +86,15 @@ class Client:
     dropped: messages that came and were not kept: at QoS 0 faster than they were taken, or larger
     than max_packet.
     skipped: None, or (topic, bytes of the packet) of the last that was too large.
-    discarded: messages of ours that were given up, or that mqtt.full could not keep.
+    patience: how often in a row the broker may hang up at a request that was sent alone, before
+    that is given up; 0 for never.  To be set before it connects.
     refused: topic filter -> code, of those that the broker did not let us subscribe to.
     """
 
     max_qos = 1
-    pause_s = dropped = discarded = 0
+    pause_s = dropped = 0
     skipped = None
+    patience = 3
     _last_id = 0
     _taken = False  # the first of the backlog is being worked on
     _waiting = 0  # bytes in the backlog
@@ -112,7 +114,6 @@ class Client:
         timeout_s=10,
         queue=16,
         backoff_cap_s=60,
-        patience=3,
     ):
         """brokers: async function without arguments that gives MicroPython's (reader, writer), or
         a list of them, in order of preference.
@@ -127,8 +128,6 @@ class Client:
         timeout_s: for an acknowledgement; for connecting, and for the network to take a packet, as
         long as it is not more than keepalive_s.
         queue: messages at QoS 1 that may be on their way at once; more wait in `publish`.
-        patience: how often in a row the broker may hang up at a request that was sent alone,
-        before that is given up; 0 for never.
         """
         from .setup import check
 
@@ -140,7 +139,6 @@ class Client:
         self.timeout_s = timeout_s
         self.queue = queue
         self.backoff_cap_s = backoff_cap_s
-        self.patience = patience
         self.options = (client_id, keepalive_s, clean, will, user, password, max_packet)
         check(self)
         self._buffer = memoryview(bytearray(max_packet))
@@ -340,19 +338,20 @@ class Client:
             return False
         link.quota -= is_publish
         request.link = link
-        request.deadline = 0 if link.stream[1].out_buf else self._due()
+        request.deadline = 0 if link.stream[1].out_buf else self.deadline()
         return True
 
-    def _due(self):
+    def deadline(self):
+        """For an answer, from now on; ticks."""
         return ticks_add(ticks_ms(), self.timeout_s * 1000)
 
     async def _answer(self, request):
         try:
             await request.done.wait()
         except asyncio.CancelledError:
-            from .setup import withdraw
+            from .setup import cancel
 
-            withdraw(self, request)
+            cancel(self, request)
             raise
         if request.error:
             raise request.error
@@ -369,7 +368,7 @@ class Client:
                     is_sent = self._send(request)
                     break
                 if not request.deadline:
-                    request.deadline = self._due()
+                    request.deadline = self.deadline()
         link.running = False
 
     async def _watch(self, link):
@@ -429,9 +428,9 @@ class Client:
                         packet = await link.receive()
                         start = 0  # of the buffer: there was a read
                 except MQTTProtocolError as error:
-                    from .skip import skip
+                    from .drain import drain
 
-                    await skip(self, link, error)
+                    await drain(self, link, error)
                     continue
                 if buffer[start] == _PLAIN and buffer[start + 1] < _LONG and not link.rest:
                     topic = packet[2]

@@ -92,7 +92,7 @@ class V311:
 
     def encode_publish(self, topic, payload, qos=0, retain=False, packet_id=0, properties=None):
         """PUBLISH, section 3.3, of bytes or a string."""
-        payload = _bytes(payload)
+        payload = encode(payload)
         head = self.encode_publish_head(topic, len(payload), qos, retain, packet_id, properties)
         return head + payload
 
@@ -271,16 +271,16 @@ def text(value):
     closes the connection: MQTT-1.5.3-1, -2.
     """
     if not isinstance(value, str):
-        raise TypeError("%r, expected a string" % (value,))
+        raise TypeError("expected a string, found %r" % (value,))
     data = value.encode()
     try:
         read_text(data)
     except MQTTProtocolError:
-        raise ValueError("%r, expected UTF-8 without surrogates and NUL" % value[:40])
+        raise ValueError("expected UTF-8 without NUL, found %r" % value[:40])
     return sized(data)
 
 
-def _bytes(data):
+def encode(data):
     """Bytes; a string as UTF-8.  TypeError for what is neither."""
     if isinstance(data, str):
         return data.encode()
@@ -290,7 +290,7 @@ def _bytes(data):
 
 def sized(data):
     """Bytes, or a string as UTF-8, with the length before them."""
-    data = _bytes(data)
+    data = encode(data)
     if len(data) > _MAX_FIELD:
         raise ValueError("%d bytes, expected up to %d" % (len(data), _MAX_FIELD))
     return struct.pack(">H", len(data)) + data
@@ -317,5 +317,5 @@ def _qos(qos):
 def _topic(name):
     data = text(name)
     if not name or "+" in name or "#" in name:  # MQTT-3.3.2-2
-        raise ValueError("topic %r, expected a name without + or #" % name[:40])
+        raise ValueError("topic %r, expected a name without + or #" % name)
     return data

@@ -71,12 +71,11 @@ def _begin(client, link, session):
         if not request.packet:
             requests.remove(request)
             client._room.set()
-    suspect = None
     if client.patience and requests and client._link:
         try:
-            from .blame import isolate, judge
+            from .blame import check
 
-            suspect = judge(client, client._link)
+            check(client, client._link, link)
         except MemoryError:  # then nobody is to blame
             pass
     if client.max_qos > 1:  # mqtt.full
@@ -102,7 +101,5 @@ def _begin(client, link, session):
     link.quota = client.protocol.receive_maximum
     client.error = None
     link.run(client._watch(link))
-    if suspect:
-        isolate(client, link, suspect)
     link.wake()
     client._note()

@@ -56,6 +56,7 @@ class FullClient(Client):
             raise ValueError("store and clean: expected one of them")
         if max_message > self.options[6]:
             self.options = self.options[:6] + (max_message,)
+        self.discarded = 0
         self._drop_oldest = drop_oldest
         self._session = set()  # packet ids that the broker has not released yet
         self._steady = None  # the message posted last at QoS 0: (topic, length, retain)
@@ -130,6 +131,13 @@ class FullClient(Client):
 
     def _new_request(self, qos, packet_id, packet):
         return Publish((None, _PUBACK, _PUBREC)[qos], packet_id, packet)
+
+    async def _answer(self, request):
+        try:
+            return await super()._answer(request)
+        finally:  # taken back, it must not be sent after a restart
+            if not request.packet and request.key:
+                self._store.remove(request.key)
 
     def _keep(self, request):
         if self._store and not request.chunks:
@@ -206,7 +214,7 @@ class FullClient(Client):
     async def _send_release(self, link, request):
         request.deadline = 0
         await link.send(request.packet)
-        request.deadline = self._due()
+        request.deadline = self.deadline()
 
     def _release(self, packet_id):
         if packet_id in self._session:

@@ -66,7 +66,7 @@ async def _stream(client, link, request):
         raise
     link.held = False
     link.wake()
-    request.deadline = client._due()
+    request.deadline = client.deadline()
     if request.kind is None:
         client._settle(request, 0)
 

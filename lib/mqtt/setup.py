@@ -127,7 +127,7 @@ def end(client):
     client._arrived.set()
 
 
-def withdraw(client, request):
+def cancel(client, request):
     """Take a request back whose caller does not wait for it any more, as far as that goes.
 
     What was not sent leaves the queue.  A message at QoS 1 that was sent holds its packet id until
@@ -139,8 +139,6 @@ def withdraw(client, request):
         return
     if request.link and request.link is client._link and not client.error:
         request.packet = None
-        if getattr(request, "key", None):
-            client._store.remove(request.key)
     elif request.wanted:
         requests.remove(request)
         client._room.set()

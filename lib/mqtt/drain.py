@@ -17,7 +17,7 @@ _DUP = const(0x08)
 _TOPIC_LEN = const(128)  # bytes of it that are kept, to be reported
 
 
-async def skip(client, link, error):
+async def drain(client, link, error):
     """Pass over the packet that the decoder refused with `error`, if it is such a message.
 
     It is acknowledged, counted in `client.dropped`, and stands in `client.skipped`.  Memory: none
@@ -88,7 +88,7 @@ async def _some(client, link, most):
         link._start = link._end = 0
         link._end = await link.readinto(link._buffer)
         # An answer may have to wait behind all this: from here on, it has all its time.
-        due = client._due()
+        due = client.deadline()
         for request in client._requests:
             if request.deadline and ticks_diff(due, request.deadline) > 0:
                 request.deadline = due
