@@ -44,7 +44,6 @@ def make_state() -> Any:
 def confirm(load: Load, monkeypatch: pytest.MonkeyPatch, agent: Agent, **app: Any) -> None:
     trial = load("ondemand.trial")
     monkeypatch.setattr(trial, "app", SimpleNamespace(**app))
-    monkeypatch.setattr(trial, "unload", lambda: None)
     asyncio.run(trial.confirm(agent))
 
 
