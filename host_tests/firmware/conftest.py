@@ -59,6 +59,8 @@ def load(
 
     before = {name for name in sys.modules if name.startswith("firmware")}
     monkeypatch.setitem(sys.modules, "machine", machine)
+    # It would drop `trust`, of which other tests in this process have classes.
+    monkeypatch.setattr(importlib.import_module("firmware.ondemand"), "unload", lambda: None)
     yield load
     for name in list(reversed(sys.modules)):  # what a package holds before the package
         if name.startswith("firmware.") and name not in before:

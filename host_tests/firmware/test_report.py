@@ -64,6 +64,19 @@ def test_restarts_are_counted(
     assert agent.tries is None
 
 
+@pytest.mark.parametrize("reason", ["console", "restart into 1.1.0", "", "console "])
+def test_the_word_that_opens_the_console_stands_alone_for_a_token_only(
+    load: Load, machine: Machine, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setattr(machine, "reset", lambda: None, raising=False)
+    load("ondemand.ending").restart(SimpleNamespace(restart_reason=reason))
+    opens = reason == "console"  # firmware/ondemand/service.py has accepted one
+    assert machine.memory == (b"" if opens else b"0 ") + reason.encode()
+    agent = Agent(load, [])
+    load("ondemand.report").report_boot(agent)
+    assert agent.posted[0]["reason"] == ("" if opens else reason)
+
+
 @pytest.mark.parametrize("reason", ["out of memory: x", "TaskError: app: MemoryError: memory x"])
 def test_a_lack_of_memory_is_remembered(load: Load, machine: Machine, reason: str) -> None:
     machine.memory = b"1:: " + reason.encode()
@@ -145,3 +158,37 @@ def test_a_board_that_is_not_locked_says_so_at_each_start(
         report.report_boot(agent)
         security = {"event": "security", "reason": "not locked: jtag"}
         assert agent.posted[1:] == ([security] if profile else [])
+
+
+def test_a_chip_that_is_not_known_does_not_count_as_locked(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, agent = load("ondemand.report"), Agent(load, [])
+    monkeypatch.setattr(report.lock, "read", lambda: None)
+    report.report_boot(agent)
+    assert agent.posted[1:] == [{"event": "security", "reason": "not locked: unknown chip"}]
+
+
+@pytest.mark.parametrize("on_trial", [True, False])
+def test_a_trial_that_does_not_confirm_is_given_up(
+    load: Load, ticks: Ticks, on_trial: bool
+) -> None:
+    """Five minutes, then the board restarts, which costs the version a try."""
+    module = load("agent")
+    beats: list[int] = []
+
+    class Ended(Exception):
+        pass
+
+    def beat(name: str) -> None:
+        beats.append(ticks.passed_ms // 1000)
+        if ticks.passed_ms >= 600_000:
+            raise Ended
+
+    agent = SimpleNamespace(
+        restarts=0, tries=None, on_trial=on_trial, wake=SimpleNamespace(set=list),
+        supervisor=SimpleNamespace(beat=beat),
+    )  # fmt: skip
+    with pytest.raises(module.TaskError if on_trial else Ended):
+        asyncio.run(module.Agent._watch(agent))
+    assert beats[-1] == (240 if on_trial else 600)

@@ -118,7 +118,6 @@ def play(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             Event=asyncio.Event, sleep=asyncio.sleep, sleep_ms=lambda _: asyncio.sleep(0)
         )
         monkeypatch.setattr(module, "asyncio", played)
-        monkeypatch.setattr(module, "unload", lambda: None)
 
         async def main() -> None:
             agent = Agent(on_trial)

@@ -95,7 +95,10 @@ def test_an_image_holds_what_stage_1_does_not(unsigned):
 
 def test_the_project_itself_builds():
     content = slot_image.build_image(RELEASE, REPO)
-    assert "/firmware/app.mpy" in slot_image.inspect_image(content).files
+    found = slot_image.inspect_image(content).files
+    assert "/firmware/app.mpy" in found
+    # What verifies a slot does not come out of it, though the agent imports it.
+    assert not any(path.startswith(("/trust", "/romfs")) for path in found)
     assert len(content) + 4096 <= SLOT_LEN
 
 
@@ -206,3 +209,18 @@ def test_what_nothing_imports_or_names_stays_out(project, tmp_path):
     app.write_text("import used\n\ndef run():\n    __import__('named')\n")
     found = set(slot_image.inspect_image(slot_image.build_image(RELEASE, source, app)).files)
     assert found - PACKED == {"/used.mpy", "/deep/__init__.mpy", "/deep/inner.mpy", "/named.mpy"}
+
+
+def test_data_are_files_that_nobody_runs(project, tmp_path):
+    (tmp_path / "data/deep").mkdir(parents=True)
+    (tmp_path / "data/deep/table.bin").write_bytes(b"1234")
+    (tmp_path / "data/.hidden").write_bytes(b"")
+    found = slot_image.inspect_image(
+        slot_image.build_image(RELEASE, project, data=tmp_path / "data")
+    ).files
+    assert set(found) - PACKED == {"/data/deep/table.bin"}
+    for name in ("driver.py", "deep/driver.mpy"):
+        (tmp_path / "data" / name).write_text("")
+        with pytest.raises(SignetError, match=f"{name}: a program is no data"):
+            slot_image.build_image(RELEASE, project, data=tmp_path / "data")
+        (tmp_path / "data" / name).unlink()

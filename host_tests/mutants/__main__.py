@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from host_tests.mutants.lists import LISTS, REPO, ListError, Mutant, read
 
 LIMIT_S = 900  # a test that takes longer hangs, and that is no verdict
+_SHOWN = 8000  # characters of what pytest printed: its end
 _FEW = 8  # sets of tests that are not worth a second process
 _FAILED = re.compile(r"^FAILED (.+?)(?: - |$)", re.MULTILINE)
 _ENDS = dict.fromkeys((2, 4, 5), "the tests could not be collected")
@@ -57,6 +58,7 @@ def run_tests(copy: Path, tests: tuple[str, ...], limit_s: int, *more: str) -> t
     """Returns ("passed" | "failed" | whatever else became of them, what was printed)."""
     command = [
         str(copy / ".venv/bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        "-p", "no:hypothesispytest",  # a second of processor time to import
         f"--basetemp={copy.parent / (copy.name + '-tmp')}", *more, *tests,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a mutant may be as old and long
@@ -112,6 +114,7 @@ def make_copies(jobs: int) -> Iterator[SimpleQueue[Path]]:
         from host_tests import vectors
 
         vectors.write(Path(folder).resolve() / "vectors.json")  # once: it takes seconds
+        os.chmod(folder, 0o755)  # the broker of a test does not run as root
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(jobs):
             copy = Path(folder).resolve() / str(number)
@@ -129,7 +132,8 @@ def check_unmutated(mutants: list[Mutant], copies: SimpleQueue[Path], jobs: int)
     end, output = run_tests(copy, tests, LIMIT_S * 4, f"-n{workers}")
     copies.put(copy)
     if end != "passed":
-        raise ListError(f"without a mutation the tests have to pass, but: {end}\n{output}")
+        said = output[-_SHOWN:]
+        raise ListError(f"without a mutation the tests have to pass, but: {end}\n{said}")
 
 
 def run(mutants: list[Mutant], jobs: int, verbose: bool) -> int:

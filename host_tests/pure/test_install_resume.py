@@ -131,7 +131,7 @@ def test_orders_that_may_not_go_on():
 def test_progress_files_that_say_nothing():
     for text in (b"", b"3", b"x 3", b"%d x" % GOOD, b"%d -1" % GOOD, b"%d 3 4" % GOOD,
                  b"%d 3" % (GOOD - 1), b"\xff\xff 3", b"9" * 25):  # fmt: skip
-        board = make_board()
+        board = make_board("1.0.0", None, b=(EMPTY, 0))  # else it is not looked at
         boot, order = accept(board)
         board.files.content[DONE_PATH] = text
         assert Install(order, boot, board.files).done == 0, text
