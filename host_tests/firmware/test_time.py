@@ -73,7 +73,7 @@ class Life:
         self.is_silent = False
         self.certificate, self.last_s = slots.certificate(), LAST
         self.raw_date: bytes | None = None
-        self.open = self.asked = self.writes = 0
+        self.open = self.asked = self.connections = self.writes = 0
         self.board = BoardSim("1.0.0", "1.0.0", b=(3, 0))
         mtls = ModuleType("mtls")
         vars(mtls).update(open_stream=self.open_stream, TLSError=TLSError)
@@ -90,6 +90,7 @@ class Life:
         monkeypatch.setattr(self.link, "unload", lambda: None)
         self.sync = load("ondemand.sync")
         monkeypatch.setattr(self.sync, "asyncio", asyncio)
+        monkeypatch.setattr(self.sync, "mtls", mtls)
         monkeypatch.setattr(self.sync, "_LIMIT_S", 0.05)
         self.incoming = load("ondemand.incoming")
         self.power_on()
@@ -109,6 +110,7 @@ class Life:
     async def open_stream(self, host: str, port: int, context: object, timeout_s: float) -> Any:
         assert (host, port, context) == ("images.example", 8443, "context")
         assert not self.open  # never two at once
+        self.connections += 1
         if self.images is None:
             raise OSError(111)
         if not FIRST <= self.ticks.unix_s <= self.last_s:
@@ -322,11 +324,12 @@ def test_what_lasts_is_written_once_a_day(life: Life) -> None:
         life.connect()
         life.pass_time(3600)
     assert life.writes == 10
-    asked = life.asked
+    asked, connections = life.asked, life.connections
     for _ in range(24 * 10):
         life.connect()
         life.pass_time(3600)
     assert life.asked == asked  # once the time was authenticated, nobody guesses
+    assert life.connections <= connections + 10
     assert life.writes <= 20
 
 
