@@ -13,7 +13,7 @@ from host_tests.mqtt.puppet import RemoteError
 
 
 def test_publish(broker, observer, puppet, version):
-    client = puppet(broker.where, version)
+    client = puppet(broker.where, version, heap="128wK")  # to read 2000 bytes
     assert client.call("connect") is False
     assert client.change() is None
     for topic, payload, qos, retain in (

@@ -79,6 +79,7 @@ def test_broken_tls_record(false_tls_broker, puppet):
 def test_failed_handshakes_leave_nothing_behind(false_tls_broker, puppet):
     """No open file; and none that the garbage collector closes when its number is in use again."""
     client = puppet(false_tls_broker.where, timeout_s=12)
+    client.call("pass_time", 0)  # loads what it needs
     before = client.state()
     number = client.start("connect")  # silent
     false_tls_broker.accept(handshake=False)
@@ -273,7 +274,7 @@ def test_network_that_takes_nothing_more(false_broker, puppet):
 def test_cancelled_publish(either_false_broker, puppet, version):
     """The message is on its way, and its acknowledgement is expected; it does not go again."""
     broker = either_false_broker
-    client = puppet(broker.where, version)
+    client = puppet(broker.where, version, clean=False)
     link = connected(client, broker)
     number = client.start("publish", "a", "x", 1)
     packet = link.expect(PUBLISH)

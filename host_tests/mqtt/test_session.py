@@ -214,7 +214,7 @@ def test_subscribes_again_when_the_session_is_lost(either_false_broker, puppet, 
 def test_flapping_broker_is_asked_once_at_a_time(either_false_broker, puppet, version):
     """One that never answers a subscription, and closes: no more of them each time."""
     broker = either_false_broker
-    client = puppet(broker.where, version, backoff_cap_s=0.01)
+    client = puppet(broker.where, version, backoff_cap_s=0.01, patience=0)
     link = connected(client, broker)
     number = client.start("subscribe", "a", 1)
     link.send(broker.wire.suback(link.expect(SUBSCRIBE).packet_id, 1))
@@ -272,7 +272,7 @@ def test_refused_subscription(either_false_broker, puppet, version):
 def test_subscription_outlives_connections(either_false_broker, puppet, version):
     """Whoever waits for a SUBACK gets that of the connection after the next."""
     broker = either_false_broker
-    client = puppet(broker.where, version, clean=False)
+    client = puppet(broker.where, version, clean=False, patience=0)
     link = connected(client, broker)
     number = client.start("subscribe", "a", 1)
     link.expect(SUBSCRIBE)

@@ -159,6 +159,7 @@ class Link:
             if len(data) > _PIECE_LEN:
                 writer.out_buf = data[_PIECE_LEN:]
                 self.heard = ticks_ms()  # a broker that takes data is there
+            data = None
         self._room.set()
 
     def take(self):
