@@ -67,25 +67,30 @@ def test_a_pseudo_terminal_is_a_port(terminal):
     assert serial_device.check_device(terminal) == terminal
 
 
+def checked(monkeypatch, path: str, target: str, like: Path) -> str:
+    """What check_device says of a path that leads to a target, which is as another file is."""
+    stat = os.stat(like)
+    with monkeypatch.context() as patch:  # pytest itself needs both
+        patch.setattr(os.path, "realpath", {path: target}.get)
+        patch.setattr(os, "stat", lambda _: stat)
+        try:
+            return serial_device.check_device(path)
+        except (SignetError, KeyError, TypeError) as error:
+            return f"{error}"
+
+
 @pytest.mark.parametrize("name", ["ttyUSB0", "ttyACM12", "ttyS3", "ttyAMA0", "ttymxc1", "rfcomm0"])
 def test_links_are_followed_to_what_they_name(monkeypatch, name):
-    """/dev/serial/by-id/… is one."""
-    links = {"/dev/serial/by-id/x": f"/dev/{name}", "/dev/y": "/dev/mem", "/dev/z": "/etc/passwd"}
-    monkeypatch.setattr(os.path, "realpath", lambda path: links[path])
-    stat = os.stat("/dev/null")
-    monkeypatch.setattr(os, "stat", lambda _: stat)
-    assert serial_device.check_device("/dev/serial/by-id/x") == "/dev/serial/by-id/x"
-    for other in ("/dev/y", "/dev/z"):
-        with pytest.raises(SignetError, match=f"found another device, {links[other]}"):
-            serial_device.check_device(other)
+    link = "/dev/serial/by-id/x"
+    assert checked(monkeypatch, link, f"/dev/{name}", Path("/dev/null")) == link
+    for other in ("/dev/mem", "/etc/passwd"):
+        refused = checked(monkeypatch, link, other, Path("/dev/null"))
+        assert refused.endswith(f"found another device, {other}")
 
 
 def test_a_file_of_a_port_s_name_is_none(monkeypatch, tmp_path):
-    monkeypatch.setattr(os.path, "realpath", lambda _: "/dev/ttyUSB0")
-    stat = tmp_path.stat()
-    monkeypatch.setattr(os, "stat", lambda _: stat)
-    with pytest.raises(SignetError, match="found no device, /dev/ttyUSB0"):
-        serial_device.check_device("/dev/ttyUSB0")
+    refused = checked(monkeypatch, "/dev/ttyUSB0", "/dev/ttyUSB0", tmp_path)
+    assert refused.endswith("found no device, /dev/ttyUSB0")
 
 
 PROGRAMS = {
