@@ -31,8 +31,9 @@ async def broker(agent):
     await setup(agent)
     from firmware.ondemand import sync
 
-    await sync.query(agent)
-    return host_port(agent.boot.record["broker"])
+    record = agent.boot.record
+    await sync.query(agent, *host_port(record["images"]))
+    return host_port(record["broker"])
 
 
 async def join(hostname):

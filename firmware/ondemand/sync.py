@@ -31,7 +31,7 @@ _UTC_TIME = const(0x17)
 _GENERALIZED_TIME = const(0x18)
 
 
-async def query(agent):
+async def query(agent, host, port):
     """Ask the image server for the time, once a day; without an answer the clock stays as it is.
 
     The connection is closed when this returns: there is memory for one.
@@ -43,7 +43,7 @@ async def query(agent):
     back_s = 0
     while True:
         try:
-            return await within(_LIMIT_S, attempt(agent, back_s))
+            return await within(_LIMIT_S, attempt(agent, host, port, back_s))
         except (OSError, MemoryError, asyncio.TimeoutError, TrustError) as error:
             print("signet: error: time:", str(error) or "no answer in time")
             is_guess = agent.timed == 0 and not back_s and now() > agent.clock_floor
@@ -57,12 +57,10 @@ async def query(agent):
         set_time(now() + back_s)
 
 
-async def attempt(agent, back_s):
+async def attempt(agent, host, port, back_s):
     """back_s: by which the clock was set back for this."""
     from firmware.ondemand import headers
-    from firmware.ondemand.link import host_port
 
-    host, port = host_port(agent.boot.record["images"])
     stream = await mtls.open_stream(host, port, agent.context, _LIMIT_S)
     try:
         request = "HEAD / HTTP/1.1\r\nHost: %s\r\n\r\n" % host

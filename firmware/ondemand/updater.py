@@ -107,7 +107,7 @@ async def _fetch(task, order, agent):
             if is_refused and not agent.timed:  # the guess may be where no certificate is valid
                 from firmware.ondemand import sync
 
-                await sync.query(agent)
+                await sync.query(agent, *link.host_port(agent.boot.record["images"]))
                 del sync
                 unload()
             if failures > _RETRIES or now() > order["expires"]:
