@@ -57,6 +57,7 @@ def check(client, old, link):
             link.decode = trial.decode
             link.write = trial.write
             link._pump = trial.pump
+            link.run(trial.carry_out(link))
             return
 
 
@@ -107,26 +108,41 @@ class _Trial:
         self._write(data)
 
     async def pump(self, link):
+        """The link's, meanwhile: waits for the network, and sends nothing by itself."""
         client = self._client
-        link.write(b"\xc0\x00")  # PINGREQ
         await link.flush()
+        for request in client._requests:
+            if request.link is link and not request.deadline:
+                request.deadline = client.deadline()
+        if link.trial:
+            link.running = False
+        else:  # it ended just now
+            await client._pump(link)
+
+    async def carry_out(self, link):
+        client = self._client
+        requests = client._requests
+        await link.send(b"\xc0\x00")  # PINGREQ
         await self._arrived.wait()
-        while self.request in client._requests:
-            for request in client._requests:
-                if request.link is not link:
+        while self.request in requests:
+            request = self.request
+            for each in requests:
+                if each.link is not link:
+                    request = each
                     break
             await link.get_room()
             link.quota = 1
             self.running = True
-            is_sent = client._send(request)
+            if request.link is not link and request in requests:
+                client._send(request)
             self.running = False
-            if is_sent:
-                await link.flush()
-                request.deadline = request.deadline or client.deadline()
-                await request.done.wait()
+            while request.link is link and request in requests:
+                client._room.clear()
+                await client._room.wait()  # an answer
+            await asyncio.sleep_ms(0)
         link.trial = None
         link.write = self._write
         link.decode = client.protocol.decode
         link._pump = client._pump
         link.quota = client.protocol.receive_maximum
-        await client._pump(link)
+        link.wake()

@@ -378,7 +378,7 @@ class Client:
             await asyncio.sleep_ms(min(1000, keepalive_ms // 8))
             now = ticks_ms()
             silence_ms = ticks_diff(now, link.heard)
-            if silence_ms > keepalive_ms * 5 // 4:
+            if silence_ms > keepalive_ms * 5 // 4 and not link.is_full():
                 raise MQTTTimeoutError("nothing heard within %d ms" % silence_ms)
             for request in self._requests:
                 due = request.deadline

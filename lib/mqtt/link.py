@@ -13,7 +13,7 @@ import deadline
 
 from .codec import MQTTError
 
-_PIECE_LEN = const(1024)  # bytes that the network must take in time
+_PIECE_LEN = const(1024)  # bytes for which the network has the time-out
 _SLICE_MS = const(10)  # a task that sends without a pause keeps others waiting for so long
 
 
@@ -152,14 +152,11 @@ class Link:
         """Wait until the network has taken all; a peer that stops reading must not hold us."""
         writer = self.stream[1]
         while writer.out_buf:  # again: others write as soon as it is empty, before this task runs
-            # In pieces: each has its time, so that a slow network gets through with all of them.
-            data = memoryview(writer.out_buf)
-            writer.out_buf = data[:_PIECE_LEN]
-            await within(self.timeout_s, writer.drain(), "packet not taken")
-            if len(data) > _PIECE_LEN:
-                writer.out_buf = data[_PIECE_LEN:]
+            # Not in pieces: mbedTLS wants again what it was given before.
+            times = 1 + len(writer.out_buf) // _PIECE_LEN
+            await within(self.timeout_s * times, writer.drain(), "packet not taken")
+            if times > 1:
                 self.heard = ticks_ms()  # a broker that takes data is there
-            data = None
         self._room.set()
 
     def take(self):
