@@ -293,6 +293,23 @@ def test_all_goes_on_after_the_trial(either_false_broker, puppet, version):
     assert link.is_silent(client)
 
 
+def test_message_kept_over_a_close(either_false_broker, puppet, version):
+    """Nobody waits for it any more; it is sent alone and waited for all the same."""
+    broker = either_false_broker
+    client = puppet(broker.where, version, clean=False)
+    connected(client, broker)
+    number = client.start("publish", "bad", "x", 1)
+    client.call("settle")
+    client.call("close")
+    with pytest.raises(RemoteError, match="closed"):
+        client.result(number)
+    link = connected(client, broker, session_present=True)
+    client.start("publish", "last", "x", 1)
+    seen = serve(broker, hang_up(SUSPECTED + 1), link=link)
+    assert kinds(seen[SUSPECTED]) == [PINGREQ, PUBLISH]
+    assert kinds(seen[-1]) == [PINGREQ, PUBLISH, PUBLISH]
+
+
 # With mosquitto
 
 
