@@ -115,7 +115,7 @@ def read_date(text):
     """Unix seconds of an IMF-fixdate (RFC 9110 section 5.6.7); no other form will do."""
     month = _MONTHS.find(text[8:11])
     separators = text[3:5] + text[7:8] + text[11:12] + text[16:17] + text[19:20] + text[22:23]
-    if len(text) == 29 and not month % 3 and separators + text[25:] == b",    :: GMT":
+    if not month % 3 and separators + text[25:] == b",    :: GMT":
         digits = text[12:16] + b"%02d" % (month // 3 + 1) + text[5:7]
         unix_s = seconds(digits + text[17:19] + text[20:22] + text[23:25])
         if unix_s is not None:

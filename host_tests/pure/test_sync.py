@@ -146,12 +146,24 @@ def test_malformed_certificates():
         slots.check_refused("malformed", TrustError, sync.find_validity, good[:length])
     endless = good[:1] + b"\x80" + good[4:] + bytes(2)
     slots.check_refused("malformed", TrustError, sync.find_validity, endless)
+    for at in (0, 4, 13, 31, 44):  # all, what is signed, serial number, algorithm, issuer
+        assert good[at] in (0x30, 0x02)
+        other = good[:at] + b"\x04" + good[at + 1 :]
+        slots.check_refused("malformed", TrustError, sync.find_validity, other)
     third = slots.element(0x17, b"250101000000Z")
     times = slots.element(0x30, third, third, third)
     one = slots.element(0x30, third)
     for validity in (times, one, slots.element(0x30)):
         wrong = slots.element(0x30, slots.element(0x30, b"\2\1\0\x30\0\x30\0" + validity))
         slots.check_refused("malformed", TrustError, sync.find_validity, wrong)
+    # What has no end is not empty.
+    two = slots.element(0x30, third, third)
+    for algorithm in (b"\x30\0", b"\x30\x80"):
+        made = slots.element(0x30, slots.element(0x30, b"\2\1\0" + algorithm + b"\x30\0" + two))
+        if algorithm[1]:
+            slots.check_refused("malformed", TrustError, sync.find_validity, made)
+        else:
+            assert sync.find_validity(made) == (_FIRST, _FIRST)
 
 
 def test_whatever_is_changed_in_a_certificate_is_read_or_refused():
