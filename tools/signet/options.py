@@ -55,8 +55,8 @@ def echo(line: object, *, err: bool = False) -> None:
 
 
 def echo_json(value: object) -> None:
-    """Print JSON. All but DEL is ASCII that prints, or escaped, as json has it."""
-    click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
+    """Print JSON, in which all but ASCII that prints is escaped, DEL too."""
+    click.echo(json.dumps(value))
 
 
 def note(kind: str, text: str, colour: str) -> None:

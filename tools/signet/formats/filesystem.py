@@ -5,6 +5,7 @@ wear. Disk version 2.1, blocks of 4096 bytes.
 """
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -21,7 +22,7 @@ _LOOKAHEAD_LEN = 32
 _NO_SPACE = -28
 _MAX_DEPTH = 8  # when listing: a damaged file system can contain itself
 _MAX_ENTRIES = 1000
-_MAX_READS = 100_000  # a list of ten files takes 150
+_MAX_S = 2.0  # of processor time to read a whole chip, which takes milliseconds
 
 
 def pack(files: dict[str, bytes], block_count: int) -> bytes:
@@ -41,7 +42,7 @@ def pack(files: dict[str, bytes], block_count: int) -> bytes:
 def list_files(image: bytes) -> dict[str, int]:
     """Path and size of every file; RefusedError if the image is not a sound file system."""
     try:
-        fs = _open(_Bounded(buffer=bytearray(image)), len(image) // BLOCK_LEN)
+        fs = _open(_Bounded(bytearray(image)), len(image) // BLOCK_LEN)
         fs.mount()
         found: dict[str, int] = {}
         _list(fs, "", found, itertools.count())
@@ -51,16 +52,17 @@ def list_files(image: bytes) -> dict[str, int]:
 
 
 class _Bounded(UserContext):
-    """A chip that falls silent, as if erased, when it has been read too often.
+    """A chip that falls silent, as if erased, when it has been read for too long.
 
     What is chained in a circle is read for ever, in C, where nothing else ends it.
     """
 
-    _left = _MAX_READS
+    def __init__(self, buffer: bytearray):
+        super().__init__(buffer=buffer)
+        self._end = time.thread_time() + _MAX_S
 
     def read(self, cfg: LFSConfig, block: int, off: int, size: int) -> bytearray:
-        self._left -= 1
-        if self._left < 0:
+        if time.thread_time() > self._end:
             return bytearray(b"\xff" * size)
         start = block * cfg.block_size + off
         return bytearray(self.buffer[start : start + size]).ljust(size, b"\xff")
