@@ -13,7 +13,7 @@ from micropython import const
 import mtls
 from firmware.ondemand import unload
 from mqtt.client import Client, Message
-from mqtt.codec import MQTTError
+from mqtt.codec import MQTTError, MQTTRefusedError
 
 _DEBUG = const(False)
 _KEEPALIVE_S = const(60)
@@ -123,10 +123,17 @@ class Session:
         return [events, self.client.dropped, telemetry]
 
     async def send(self):
-        """Publish the first entry of the outbox; it stays there until the broker has it."""
+        """Publish the first entry of the outbox; it stays there until the broker has it.
+
+        One that the broker will not take, or hangs up at, is dropped: others wait behind it.
+        """
         agent = self.agent
         entry = agent.outbox[0]
-        await self.publish(*entry)
+        try:
+            await self.publish(*entry)
+        except MQTTRefusedError as error:
+            print("signet: error: up/%s: %s" % (entry[0], error))
+            agent.dropped[0 if entry[2] else 1] += 1
         if agent.outbox and agent.outbox[0] is entry:  # nobody has dropped it meanwhile
             agent.outbox.pop(0)
         self._room.set()

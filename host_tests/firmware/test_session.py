@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from host_tests.played import Load
+from mqtt.codec import MQTTRefusedError
 
 TURNS = 30  # of the event loop, in which all is done that does not wait for the broker
 
@@ -22,6 +23,7 @@ class Client:
         self.published: list[str] = []
         self.taken = 0
         self._answers: list[asyncio.Event] = []
+        self.refusal: Exception | None = None  # what the next message is refused with
         self.messages: list[Any] = []
 
     def start(self, tries: int) -> None:
@@ -32,6 +34,9 @@ class Client:
 
     async def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
         self.published.append(topic.partition("/up/")[2] + " " + payload.decode())
+        if self.refusal:
+            refusal, self.refusal = self.refusal, None
+            raise refusal
         answered = asyncio.Event()
         self._answers.append(answered)
         await answered.wait()
@@ -274,5 +279,24 @@ def test_of_a_topic_only_the_start_is_kept_and_reported(play: Callable[..., None
         client.messages.append(SimpleNamespace(topic=topic, payload=b"x"))
         await turns()
         assert agent.noted[0] == ("down/xxxxxxxxxxx", 1)
+
+    play(test)
+
+
+def test_what_the_broker_refuses_does_not_block_what_is_behind_it(
+    play: Callable[..., None],
+) -> None:
+    async def test(session: Any, agent: Agent, client: Client) -> None:
+        await turns()
+        client.answer()  # the state
+        client.refusal = MQTTRefusedError("given up", 0x80)
+        agent.event("poison")
+        agent.event("behind it")
+        await turns()
+        assert client.published[-2:] == ['event "poison"', 'event "behind it"']
+        client.answer()
+        await turns()
+        assert (agent.outbox, agent.dropped) == ([], [1, 0])
+        assert '"dropped": [1, 0, 0]' in client.published[-1]  # and that is said at once
 
     play(test)

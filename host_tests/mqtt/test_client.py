@@ -5,6 +5,7 @@ Each test runs with MQTT 3.1.1 and with MQTT 5; what only the latter has is in t
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 
@@ -276,7 +277,7 @@ def test_bad_arguments(broker, observer, puppet, version):
     assert client.state()["opens"] == [0]
 
 
-WRONG_OPTIONS = {
+WRONG_OPTIONS: dict[str, list[Any]] = {
     "keepalive_s": [0, 65536, "60", None, True],
     "will": [["a/#", "x", 0, False]],
     "client_id": [None, 7],

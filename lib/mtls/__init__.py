@@ -1,6 +1,7 @@
-"""Mutual TLS for asyncio: both ends show a certificate, and there is no way to switch that off.
+"""TLS for asyncio: the server's certificate is always checked; there is no way to switch that off.
 
-`client_context` once, then `open_stream` for each connection.  The server's chain, host
+Mutual with `client_context`; without a certificate of one's own, `mtls.connect.anonymous_context`.
+One of them once, then `open_stream` for each connection.  The server's chain, host
 name and dates are checked, so the clock must be right first.  Not handled: revocation
 lists, session resumption; name resolution blocks the event loop, as MicroPython's does.
 

@@ -12,10 +12,20 @@ from . import Stream, TLSError, explain
 
 
 def client_context(certificate, key, ca):
+    context = anonymous_context(ca)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def anonymous_context(ca):
+    """A tls.SSLContext for servers that `ca` signed, and that want no certificate of ours.
+
+    Chain, host name and dates are checked as ever.  ca: PEM or DER, bytes.  ValueError if it
+    cannot be read.  A board of Signet never uses it.
+    """
     context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     context.verify_mode = tls.CERT_REQUIRED
     context.load_verify_locations(ca)
-    context.load_cert_chain(certificate, key)
     return context
 
 
