@@ -40,38 +40,38 @@ async def query(agent, host, port):
 
     if agent.timed and 0 <= now() - agent.timed <= _AGAIN_S:
         return
-    back_s = 0
+    ahead_s = 0
     while True:
         try:
-            return await within(_LIMIT_S, attempt(agent, host, port, back_s))
+            return await within(_LIMIT_S, attempt(agent, host, port, ahead_s))
         except (OSError, MemoryError, asyncio.TimeoutError, TrustError) as error:
             print("signet: error: time:", str(error) or "no answer in time")
-            is_guess = agent.timed == 0 and not back_s and now() > agent.clock_floor
+            is_guess = agent.timed == 0 and not ahead_s and now() > agent.clock_floor
             if not is_guess or not isinstance(error, mtls.TLSError):
                 break
         # A forged guess may be where no certificate is valid; what the board is sure of is a guess,
         # too.
-        back_s = now() - agent.clock_floor
+        ahead_s = now() - agent.clock_floor
         set_time(agent.clock_floor)
-    if back_s:
-        set_time(now() + back_s)
+    if ahead_s:
+        set_time(now() + ahead_s)
 
 
-async def attempt(agent, host, port, back_s):
-    """back_s: by which the clock was set back for this."""
+async def attempt(agent, host, port, ahead_s):
+    """ahead_s: by which the guess was ahead of the clock, which was set back for this."""
     from firmware.ondemand import headers
 
     stream = await mtls.open_stream(host, port, agent.context, _LIMIT_S)
     try:
         request = "HEAD / HTTP/1.1\r\nHost: %s\r\n\r\n" % host
         _, found, _ = await headers.query(stream, request.encode())  # whatever its status is
-        set_clock(agent, found, stream, back_s)
+        set_clock(agent, found, stream, ahead_s)
     finally:
         stream[1].close()
         await stream[1].wait_closed()
 
 
-def set_clock(agent, headers, stream, back_s=0):
+def set_clock(agent, headers, stream, ahead_s=0):
     """Set the clock by a server's answer; TrustError, and an event, if it is not to be believed.
 
     headers: of the answer.  stream: (reader, writer) of the connection that it came by.
@@ -85,7 +85,7 @@ def set_clock(agent, headers, stream, back_s=0):
         if not any(_REFUSED in str(entry[1].get("reason")) for entry in agent.outbox):
             agent.device.event("security", reason=_REFUSED + str(error))
         raise
-    ahead_s = timekeeping.now() + back_s - unix_s
+    ahead_s += timekeeping.now() - unix_s
     if agent.timed is not None and not -_JUMP_S <= ahead_s <= _JUMP_S:
         words = "time of the %s was %d s ahead" if ahead_s > 0 else "time of the %s was %d s behind"
         source = "image server" if agent.timed else "time server"
@@ -95,13 +95,13 @@ def set_clock(agent, headers, stream, back_s=0):
     timekeeping.keep(unix_s)
 
 
-def read(date, certificate, floor):
+def read(text, certificate, floor):
     """Unix seconds, at least `floor`; TrustError if they are not to be believed.
 
-    date: bytes of the header.  certificate: the server's, DER.  A little below the floor counts as
+    text: bytes of the header.  certificate: the server's, DER.  A little below the floor counts as
     the floor.
     """
-    unix_s = read_date(date)
+    unix_s = decode(text)
     first, last = find_validity(certificate)
     if not first <= unix_s <= min(last, _LAST):
         words = "server's time %d is not within its certificate's, %d to %d"
@@ -111,7 +111,7 @@ def read(date, certificate, floor):
     return max(unix_s, floor)
 
 
-def read_date(text):
+def decode(text):
     """Unix seconds of an IMF-fixdate (RFC 9110 section 5.6.7); no other form will do."""
     month = _MONTHS.find(text[8:11])
     separators = text[3:5] + text[7:8] + text[11:12] + text[16:17] + text[19:20] + text[22:23]

@@ -48,9 +48,9 @@ def date(unix_s):
 
 def test_dates():
     for text in _DATES:
-        assert sync.read_date(text) == _DATES[text], text
+        assert sync.decode(text) == _DATES[text], text
     for unix_s in (_FIRST, slots.NOW, slots.NOW + 86399, _LAST):
-        assert sync.read_date(date(unix_s)) == unix_s
+        assert sync.decode(date(unix_s)) == unix_s
 
 
 def test_every_day_has_one_date():
@@ -98,7 +98,7 @@ def test_malformed_dates():
         "endless": _GOOD * 40,
     }
     for name in cases:
-        text = slots.refusal(TrustError, sync.read_date, cases[name])
+        text = slots.refusal(TrustError, sync.decode, cases[name])
         assert text.startswith("server sent date b"), name
         assert len(text) < 200, name
 

@@ -196,9 +196,10 @@ class Stage:
         return Flash.load(self.flash).read(f"slot_{slot}").startswith(content)
 
     def requests(self) -> list[Report]:
-        """The image server's log."""
+        """The image server's log, but for the questions for the time, one at each start."""
         log = self.fleet.folder / "images.log"
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [entry for entry in map(json.loads, lines) if entry["path"] != "/"]
 
     # What is in the flash file
 
