@@ -172,6 +172,10 @@ class Puppet(Base):
     def go(self):
         self._go.set()
 
+    async def next_message(self):
+        async for message in self.client:
+            return message.payload.decode()
+
     async def stop_listening(self):
         """Cancel the loop in the middle of whatever it does."""
         if self._runner:

@@ -5,10 +5,12 @@ Each test runs with MQTT 3.1.1 and with MQTT 5; what only the latter has is in t
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 
 from host_tests.mqtt.broker import Broker, Observer
+from host_tests.mqtt.false_broker import connected
 from host_tests.mqtt.puppet import RemoteError
 
 
@@ -275,10 +277,71 @@ def test_bad_arguments(broker, observer, puppet, version):
     assert client.state()["opens"] == [0]
 
 
+WRONG_OPTIONS: dict[str, list[Any]] = {
+    "keepalive_s": [0, 65536, "60", None, True],
+    "will": [["a/#", "x", 0, False]],
+    "client_id": [None, 7],
+    "user": [7, ["me"]],
+    "password": [7],
+    "max_packet": [0, 15, "2048", None],
+    "timeout_s": [-1, "10", None],
+    "queue": [0, "16", None],
+    "backoff_cap_s": [-1, "60"],
+    "max_message": ["1"],
+}
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("keepalive_s", 0), ("keepalive_s", 65536), ("will", ["a/#", "x", 0, False])],
+    [(name, value) for name, values in WRONG_OPTIONS.items() for value in values],
 )
-def test_options_have_limits(broker, puppet, version, option, value):
-    with pytest.raises((RuntimeError, RemoteError), match="ValueError"):
-        puppet(broker.where, version, **{option: value}).call("connect")
+def test_options_are_checked_when_the_client_is_made(false_broker, puppet, option, value):
+    client = puppet(false_broker.where, **{option: value})
+    with pytest.raises(RuntimeError, match=r"ValueError|TypeError") as caught:
+        client.call("state")
+    assert "core" not in str(caught.value).split("Error")[-1]
+
+
+def test_what_a_session_needs_in_3_1_1(false_broker, puppet):
+    for options, text in (
+        ({"client_id": "", "clean": False}, "expected one for a session that is kept"),
+        ({"password": "secret"}, "password without user needs MQTT 5"),
+    ):
+        with pytest.raises(RuntimeError, match=text):
+            puppet(false_broker.where, **options).call("state")
+
+
+def test_password_without_user(false_broker_5, puppet):
+    client = puppet(false_broker_5.where, 5, password="secret")
+    number = client.start("connect")
+    link = false_broker_5.accept()
+    connect = link.packet()
+    assert connect[9] == 0x42  # a password, no user, a clean start
+    assert connect.endswith(b"\0\x06secret")
+    link.send(false_broker_5.wire.connack())
+    assert client.result(number) is False
+
+
+def test_closed_without_a_connack(either_false_broker, puppet, version):
+    client = puppet(either_false_broker.where, version)
+    number = client.start("connect")
+    link = either_false_broker.accept()
+    link.packet()
+    link.close()
+    name = "3.1.1" if version == 4 else "5"
+    with pytest.raises(RemoteError, match=f"perhaps the broker does not speak MQTT {name}"):
+        client.result(number)
+
+
+def test_second_loop_at_the_same_time(false_broker, puppet):
+    """An error for the second, and the first goes on; one after the other is fine."""
+    client = puppet(false_broker.where)
+    link = connected(client, false_broker)
+    client.call("settle")
+    with pytest.raises(RemoteError, match="RuntimeError: another task waits"):
+        client.call("next_message")
+    link.send(false_broker.wire.publish("a", b"for the first"))
+    assert client.message().payload == "for the first"
+    client.call("stop_listening")
+    link.send(false_broker.wire.publish("a", b"for the second"))
+    assert client.call("next_message") == "for the second"

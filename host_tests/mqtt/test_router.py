@@ -3,7 +3,7 @@
 import pytest
 
 from host_tests.mqtt.broker import Observer
-from host_tests.mqtt.false_broker import PUBACK, PUBLISH, SUBSCRIBE, connected
+from host_tests.mqtt.false_broker import PUBACK, PUBLISH, SUBSCRIBE, connected, varint
 from host_tests.mqtt.puppet import RemoteError
 
 
@@ -30,6 +30,70 @@ def test_filters_to_handlers(either_false_broker, puppet, version):
     assert client.call("unmatched") == 1
     client.call("disconnect")
     assert client.wait_until_over() is None
+
+
+IDENTIFIERS = {"a/#": 29189, "a/+": 29197, "a/b": 29252}  # of MQTT 5, by filter: always the same
+
+
+@pytest.fixture
+def overlapping(false_broker_5, puppet):
+    """(client, connection) with handlers for three filters that all match a/b."""
+    wire = false_broker_5.wire
+    client = puppet(false_broker_5.where, 5, router=True)
+    link = connected(client, false_broker_5)
+    for topic_filter in IDENTIFIERS:
+        number = client.start("route", topic_filter, topic_filter, 1)
+        packet = link.expect(SUBSCRIBE)
+        assert packet.properties == _identifiers(topic_filter)
+        link.send(wire.suback(packet.packet_id, 1))
+        client.result(number)
+    return client, link
+
+
+def _identifiers(*filters):
+    return b"".join(b"\x0b" + varint(number) for number in map(IDENTIFIERS.__getitem__, filters))
+
+
+def test_one_copy_for_each_subscription(overlapping, false_broker_5):
+    """Section 3.3.4 of MQTT 5 allows it; each handler runs once."""
+    client, link = overlapping
+    for topic_filter in IDENTIFIERS:
+        copy = false_broker_5.wire.publish("a/b", b"x", properties=_identifiers(topic_filter))
+        link.send(copy)
+        assert client.routed()[0] == topic_filter
+    assert client.heard("routed") == 0
+
+
+def test_one_copy_for_all_subscriptions(overlapping, false_broker_5):
+    client, link = overlapping
+    for properties in (
+        _identifiers(*IDENTIFIERS),
+        b"",
+        b"\x0b\x05",  # of a session that was begun by other software: all rather than none
+    ):
+        link.send(false_broker_5.wire.publish("a/b", b"x", properties=properties))
+        assert [client.routed()[0] for _ in IDENTIFIERS] == list(IDENTIFIERS)
+    link.send(false_broker_5.wire.publish("a/b", b"x", properties=_identifiers("a/#", "a/b")))
+    assert [client.routed()[0] for _ in range(2)] == ["a/#", "a/b"]
+    assert client.heard("routed") == 0
+    assert client.call("unmatched") == 0
+
+
+def test_server_without_identifiers(false_broker_5, puppet):
+    client = puppet(false_broker_5.where, 5, router=True)
+    link = connected(client, false_broker_5, properties=b"\x29\0")
+    client.start("route", "a", "a/#", 1)
+    assert link.expect(SUBSCRIBE).properties == b""
+
+
+def test_overlapping_subscriptions_with_mosquitto(broker, observer, puppet, version):
+    client = puppet(broker.where, version, router=True)
+    client.call("connect")
+    for topic_filter in ("down/#", "down/+"):
+        client.call("route", topic_filter, topic_filter, 1)
+    observer.publish("down/x", "once", 1)
+    assert sorted(client.routed()[0] for _ in range(2)) == ["down/#", "down/+"]
+    assert client.heard("routed", by="other") == 0
 
 
 def test_shared_subscription(broker, observer, puppet):
@@ -96,8 +160,9 @@ def test_messages_before_the_suback(false_broker, puppet):
 @pytest.fixture
 def pair(broker, puppet):
     """(caller, server), both connected."""
-    caller = puppet(broker.where, 5, router=True, client_id="caller")
-    server = puppet(broker.where, 5, router=True, client_id="server")
+    # Each module is loaded, and a puppet takes memory for each call: more than an ESP32 has.
+    caller = puppet(broker.where, 5, router=True, client_id="caller", heap="80wK")
+    server = puppet(broker.where, 5, router=True, client_id="server", heap="80wK")
     for each in (caller, server):
         each.call("connect")
     caller.call("start_caller", "answers/caller")

@@ -134,10 +134,37 @@ def test_session_taken_over(broker, puppet):
     assert "taken over" in error.lower()
 
 
-def test_assigned_client_id(broker, puppet):
-    client = puppet(broker.where, 5, client_id="")
-    client.call("connect")
-    client.call("publish", "x", "y", 1)
+def test_assigned_client_id(broker, observer, puppet):
+    """Kept, so that the next connection has the session of the last."""
+    client = puppet(broker.where, 5, client_id="", clean=False)
+    assert client.call("connect") is False
+    client.call("subscribe", "down", 1)
+    client.call("close")
+    observer.publish("down", "meanwhile", 1)
+    assert client.call("connect") is True
+    assert client.message().payload == "meanwhile"
+
+
+@pytest.mark.parametrize(("code", "name"), [(1, "Unsupported Protocol"), (5, "Not authorized")])
+def test_refusal_by_a_broker_of_3_1_1(false_broker_5, puppet, code, name):
+    """Which answers in its own way, without properties."""
+    client = puppet(false_broker_5.where, 5)
+    number = client.start("connect")
+    link = false_broker_5.accept()
+    link.packet()
+    link.send(bytes((0x20, 2, 0, code)))
+    with pytest.raises(RemoteError, match=f"MQTTRefusedError: connection refused: {name}"):
+        client.result(number)
+
+
+def test_broker_of_3_1_1_that_takes_the_connection(false_broker_5, puppet):
+    client = puppet(false_broker_5.where, 5)
+    number = client.start("connect")
+    link = false_broker_5.accept()
+    link.packet()
+    link.send(b"\x20\x02\0\0")
+    with pytest.raises(RemoteError, match=r"MQTTProtocolError: packet type 2: of MQTT 3\.1\.1"):
+        client.result(number)
 
 
 def test_oversized_message_is_kept_back_by_the_broker(broker, observer, puppet):

@@ -230,7 +230,17 @@ REFUSED = {
     "disconnect, flags": (b"\xe2\x00", "flags 2"),
     "pubrel, flags": (b"\x60\x02\x00\x01", "flags 0"),
     "puback, flags": (b"\x44\x02\x00\x01", "flags 4"),
-    "connack, no properties": (b"\x20\x02\x00\x00", ": … 2"),
+    "connack, of MQTT 3.1.1": (b"\x20\x02\x00\x00", "of MQTT 3.1.1, expected one of MQTT 5, …"),
+    "connack, of no version": (b"\x20\x02\x00\x06", "code (0, 6)"),
+    "length of a packet in too many bytes": (b"\x30\x85\0\0\x01t\0x", "length 5 in 2 bytes"),
+    "length of properties in too many bytes": (
+        b"\x30\x08\0\x01t\x80\x80\x80\0x",
+        "length 0 in 4 bytes",
+    ),
+    "identifier in too many bytes": (
+        b"\x30\x08\0\x01t\x03\x0b\x81\0x",
+        "length 1 in 2 bytes",
+    ),
     "connack, flags": (b"\x20\x03\x02\x00\x00", "code (2, 0)"),
     "connack, refused with a session": (b"\x20\x03\x01\x80\x00", "code (1, 128)"),
     "connack, trailing byte": (b"\x20\x04\x00\x00\x00\x00", ": "),
@@ -270,10 +280,6 @@ SHORT = {
         b"\x3d\x06\x00\x01t\x00\x01\x00",
         (PUBLISH, "t", b"", 2, True, 1, None),
     ),
-    "publish, length of properties in four bytes": (
-        b"\x30\x08\x00\x01t\x80\x80\x80\x00x",
-        (PUBLISH, "t", b"x", 0, False, 0, None),
-    ),
 }
 
 
@@ -285,6 +291,12 @@ def test_refused():
 def test_short_forms():
     for name, (received, found) in SHORT.items():
         assert decode(received)[1:] == found, name
+
+
+def test_refusal_of_a_server_of_3_1_1():
+    for code, name in enumerate((0x84, 0x85, 0x88, 0x86, 0x87), 1):
+        found = decode(bytes((0x20, 2, 0, code)))
+        assert found[1:] == (CONNACK, False, name, None), code
 
 
 def test_reason_codes():

@@ -39,11 +39,14 @@ def test_out_of_memory():
 
 def test_what_is_no_lack_of_memory():
     gone = "broker broke off (%s): it does not accept our certificate, or no TLS version we have"
+    lost = "broker broke off (%s) and gave no reason: perhaps it does not accept our certificate"
     for error, kind, text in (
         (OSError(-0x7780), Kind, gone % "mbedTLS -0x7780"),
-        (OSError(-0x7280), Kind, gone % "mbedTLS -0x7280"),
-        (OSError(104), Kind, gone % "104"),
-        (OSError(-104), Kind, gone % "104"),
+        (OSError(-0x7280), Kind, lost % "mbedTLS -0x7280"),
+        (OSError(32), Kind, lost % "32"),
+        (OSError(104), Kind, lost % "104"),
+        (OSError(-104), Kind, lost % "104"),
+        (OSError(-128), Kind, lost % "128"),
         (OSError(-0x7200), Kind, "broker does not answer in TLS"),
         (OSError(-0x7F80), Kind, "broker: mbedTLS -0x7f80"),
         (OSError(-0x4280), Kind, "broker: mbedTLS -0x4280"),

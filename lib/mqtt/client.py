@@ -33,11 +33,9 @@ _LAST_ID = const(65535)
 _PLAIN = const(0x30)  # first byte of a PUBLISH at QoS 0, not retained
 _LONG = const(0x80)  # in its second: the length takes more bytes
 _OVERHEAD = const(64)  # bytes of heap that a waiting message takes besides topic and payload
-_BATCH = const(1536)  # of the backlog that may be filled in one turn; 11 messages of 64 bytes
-_SLACK = const(256)  # and that is kept free by whoever is not slow: then each message waits …
+_BATCH = const(4096)  # of the backlog that one turn may fill …
+_SLACK = const(256)  # … without this last piece of it; with no more left, each message waits …
 _TURNS = const(8)  # … up to so many turns for those before it to be taken
-_FEW = const(7)  # messages - 1 that are taken in one turn, if that is long: a power of two - 1
-_SLICE_MS = const(10)  # and that is long
 
 
 class Message:
@@ -397,8 +395,7 @@ class Client:
         """
         buffer = self._buffer
         backlog = self._backlog
-        room = 2 * len(buffer)
-        most = min(room - _SLACK, _BATCH)
+        most = min(2 * len(buffer), _BATCH) - _SLACK
         topic = head = None  # of the last one: all between its length and its payload
         head_end = 2
         while True:
@@ -409,18 +406,18 @@ class Client:
                 and buffer[start] == _PLAIN
                 and at <= (stop := start + 2 + buffer[start + 1]) <= link._end
                 and buffer[start + 1] < _LONG
+                and self._waiting <= most
+                and not link.overrun
             ):
                 link._start = stop
-                size = _OVERHEAD + stop - start
-                if backlog and (link.overrun or self._waiting + size > room):
-                    self.dropped += 1
-                else:
-                    if not backlog:
-                        self._arrived.set()
-                    message = Message(topic, bytes(buffer[at:stop]))
-                    message.size = size
-                    self._waiting += size
-                    backlog.append(message)
+                if not backlog:
+                    self._arrived.set()
+                message = Message(topic, bytes(buffer[at:stop]))
+                message.size = _OVERHEAD + stop - start
+                self._waiting += message.size
+                backlog.append(message)
+                message = None  # this frame would keep it
+                limit = most
             else:
                 try:
                     packet = link.take()
@@ -441,8 +438,9 @@ class Client:
                 more = self._handle(link, packet)
                 if more:
                     await more
+                limit = most // 4  # they take more memory than that
             turns = _TURNS
-            while self._waiting > most and turns:  # a burst must not fill the backlog
+            while self._waiting > limit and turns:  # a burst must not fill the backlog
                 turns -= 1
                 await asyncio.sleep_ms(0)
 
@@ -531,21 +529,21 @@ class Client:
             self._taken = False
             message = backlog.pop(0)
             self._waiting -= message.size
-            link = message.link or self._link
-            if message.packet_id or link.overrun:
-                await self._finish(link, message)
-            if not len(backlog) & _FEW and ticks_diff(ticks_ms(), link.heard) > _SLICE_MS:
-                await asyncio.sleep_ms(0)
+            if message.packet_id or self._link.overrun:
+                await self._finish(message)
         while not backlog:
             if not self._task:
                 raise StopAsyncIteration
+            if self._arrived.waiting.peek():  # type: ignore[attr-defined]
+                raise RuntimeError("another task waits for this client's messages already")
             self._arrived.clear()
             await self._arrived.wait()
         self._taken = True
         return backlog[0]
 
-    async def _finish(self, link, message):
+    async def _finish(self, message):
         """A message has been taken: acknowledge it."""
+        link = message.link or self._link
         try:
             if message.packet_id:
                 link.pending -= 1

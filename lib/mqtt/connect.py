@@ -3,7 +3,7 @@
 from micropython import const
 
 from .codec import MQTTError, MQTTProtocolError
-from .link import Link, within
+from .link import Link, MQTTConnectionError, within
 
 _CONNACK = const(2)
 
@@ -51,9 +51,19 @@ async def _open(client):
             if packet[1] != _CONNACK:
                 raise MQTTProtocolError("packet type %d, expected CONNACK" % packet[1])
             session = protocol.check_connack(packet)
+            name = not options[0] and (packet[4] or {}).get("assigned_client_identifier")
+            if name:  # so that the next connection finds the session
+                client.options = (name,) + options[1:]
             if session and options[2]:
                 raise MQTTProtocolError("CONNACK: session present, expected a clean one")
         except Exception as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, EOFError):
+                name = "5" if protocol.level == 5 else "3.1.1"
+                error = MQTTConnectionError(
+                    "closed without a CONNACK: perhaps the broker does not speak MQTT %s" % name,
+                    cause,
+                )
             client.error = link.fail(error)
             await link.close()
         except BaseException:  # cancelled

@@ -5,6 +5,10 @@ await router.subscribe("lamp/+/set", set_lamp, qos=1)
 await router.run()
 """
 
+from micropython import const
+
+_IDENTIFIERS = const(65521)  # if two filters have the same, copies go to both
+
 
 def matches(topic_filter, topic):
     """Whether a topic name is one that the filter asks for; section 4.7."""
@@ -23,11 +27,17 @@ def matches(topic_filter, topic):
 
 
 class Router:
-    """client: the one it takes messages from.  unmatched: how many no filter asks for."""
+    """client: the one it takes messages from.  unmatched: how many no filter asks for.
+
+    A broker may send a message once for each filter that asks for it.  In MQTT 5 each copy says for
+    which, by the subscription identifier, and goes to the handlers of that filter alone; in 3.1.1
+    nothing tells a copy from a message that was sent twice.
+    """
 
     def __init__(self, client):
         self.client = client
         self._handlers = []  # [topic filter, handler]
+        self._ids = {}  # topic filter -> subscription identifier
         self.unmatched = 0
 
     async def subscribe(self, topic_filter, handler, qos=0, options=0, properties=None):
@@ -37,6 +47,11 @@ class Router:
         """
         entry = (topic_filter, handler)
         self._handlers.append(entry)  # before: retained messages come with the answer
+        protocol = self.client.protocol
+        if protocol.level == 5 and protocol.properties.get("subscription_identifier_available", 1):
+            properties = properties.copy() if properties else {}
+            number = properties.setdefault("subscription_identifier", _identifier(topic_filter))
+            self._ids[topic_filter] = number
         try:
             return await self.client.subscribe(topic_filter, qos, options, properties)
         except BaseException:
@@ -54,10 +69,20 @@ class Router:
         and leaves the message unacknowledged.
         """
         async for message in self.client:
-            is_matched = False
-            for topic_filter, handler in self._handlers:
-                if matches(topic_filter, message.topic):
-                    is_matched = True
-                    await handler(message)
-            if not is_matched:
+            entries = [each for each in self._handlers if matches(each[0], message.topic)]
+            ids = message.properties and message.properties.get("subscription_identifier")
+            if ids:
+                meant = [each for each in entries if self._ids.get(each[0], ids[0]) in ids]
+                entries = meant or entries  # none: of a session that began with other identifiers
+            for _, handler in entries:
+                await handler(message)
+            if not entries:
                 self.unmatched += 1
+
+
+def _identifier(topic_filter):
+    """A subscription identifier for a filter: the same after a restart, as sessions last longer."""
+    number = 0
+    for byte in topic_filter.encode():
+        number = (number * 31 + byte) % _IDENTIFIERS
+    return number + 1

@@ -20,7 +20,9 @@ _UNSUBSCRIBE = const(10)
 _UNSUBACK = const(11)
 
 _FAILURE = const(0x80)  # the first code that means a failure
+_REASONS = const(b"\x84\x85\x88\x86\x87")  # MQTT 5's codes for the return codes 1 to 5
 _MAX_KEEPALIVE_S = const(65535)
+_LEAST_PACKET = const(16)  # bytes; less has no room for an answer in MQTT 5
 
 
 def encode_connect(protocol, client_id, keepalive_s, clean, will, user, password, max_packet):
@@ -30,12 +32,16 @@ def encode_connect(protocol, client_id, keepalive_s, clean, will, user, password
         flags |= 0x04 | codec._qos(will.qos) << 3 | (0x20 if will.retain else 0)
         rest += protocol._properties(0, will.properties)
         rest += codec._topic(will.topic) + sized(will.payload)
+    if not client_id and not clean and protocol.level == 4:  # MQTT-3.1.3-7
+        raise ValueError("client_id '', expected one for a session that is kept, or clean=True")
     if user is not None:
         flags |= 0x80
         rest += text(user)
-        if password is not None:  # MQTT-3.1.2-22: not without a user
-            flags |= 0x40
-            rest += sized(password)
+    if password is not None:
+        if user is None and protocol.level == 4:  # MQTT-3.1.2-22
+            raise ValueError("password without user needs MQTT 5")
+        flags |= 0x40
+        rest += sized(password)
     head = struct.pack(">H4sBBH", 4, b"MQTT", protocol.level, flags, keepalive_s)
     return codec._packet(0x10, head + rest)
 
@@ -48,10 +54,18 @@ def decode_connack(flags, code, stop):
     return stop, _CONNACK, bool(flags), code, None
 
 
+def decode_old_connack(flags, code, stop):
+    """What a server of MQTT 3.1.1 answers to a CONNECT of MQTT 5, in the form of `V5.decode`."""
+    decode_connack(flags, code, stop)
+    if not code:
+        raise malformed(_CONNACK, "of MQTT 3.1.1, expected one of MQTT 5, code", code)
+    return stop, _CONNACK, False, _REASONS[code - 1], None
+
+
 def check_connack(packet):
     code = packet[3]
-    if code:  # section 3.2.2.3; MQTT 5 has names for the same
-        raise refusal("connection", code, b"\x84\x85\x88\x86\x87"[code - 1])
+    if code:  # section 3.2.2.3
+        raise refusal("connection", code, _REASONS[code - 1])
     return packet[2]
 
 
@@ -82,10 +96,28 @@ def _filter(topic_filter):
 
 
 def check(client):
-    """ValueError for options with which no CONNECT can be made."""
-    keepalive_s = client.options[1]
-    if not 1 <= keepalive_s <= _MAX_KEEPALIVE_S:
-        raise ValueError("keepalive_s %r, expected 1 to 65535" % keepalive_s)
+    """ValueError or TypeError for what no client can be made of, and no CONNECT."""
+    _, keepalive_s, _, will, _, _, max_packet = client.options
+    for name, value, least, kind in (
+        ("keepalive_s", keepalive_s, 1, int),
+        ("max_packet", max_packet, _LEAST_PACKET, int),
+        ("queue", client.queue, 1, int),
+        ("timeout_s", client.timeout_s, 0, float),
+        ("backoff_cap_s", client.backoff_cap_s, 0, float),
+    ):
+        if not isinstance(value, (kind, int)):
+            raise TypeError("%s %r, expected a number" % (name, value))
+        if value < least:
+            raise ValueError("%s %r, expected at least %d" % (name, value, least))
+    if keepalive_s > _MAX_KEEPALIVE_S:
+        raise ValueError("keepalive_s %d, expected up to %d" % (keepalive_s, _MAX_KEEPALIVE_S))
+    for each in client.brokers or (None,):
+        if not callable(each):
+            raise TypeError("brokers %r, expected a function or some" % (client.brokers,))
+    if not hasattr(client.protocol, "level"):
+        raise TypeError("protocol %r, expected V311() or V5()" % (client.protocol,))
+    if will is not None and not hasattr(will, "payload"):
+        raise TypeError("will %r, expected a Message" % (will,))
     client.protocol.encode_connect(*client.options)
 
 

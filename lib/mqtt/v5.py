@@ -88,7 +88,7 @@ class V5(codec.V311):
     """
 
     level = 5
-    sizes = b"\xff\xff\x83\x83\x82\x82\x82\x82\xff\x84\xff\x84\xff\x00\x80\xff"
+    sizes = b"\xff\xff\x82\x83\x82\x82\x82\x82\xff\x84\xff\x84\xff\x00\x80\xff"
 
     def __init__(self, **properties):
         """properties: of the CONNECT; ValueError for what it cannot have.
@@ -202,6 +202,10 @@ class V5(codec.V311):
         properties = None
         end = stop
         if kind == _CONNACK:
+            if stop - at == 2:  # without properties
+                from .setup import decode_old_connack
+
+                return decode_old_connack(buf[at], buf[at + 1], stop)
             first = buf[at]
             at += 1
         elif kind != _DISCONNECT:

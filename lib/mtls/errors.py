@@ -36,7 +36,7 @@ _EPIPE = const(32)
 _ECONNRESET = const(104)
 _ENOTCONN = const(128)
 
-_BROKEN_OFF = const((_FATAL_ALERT, _CONNECTION_EOF, _EPIPE, _ECONNRESET, _ENOTCONN))
+_BROKEN_OFF = const((_CONNECTION_EOF, _EPIPE, _ECONNRESET, _ENOTCONN))
 _NOT_TLS = const((_INVALID_RECORD, _UNEXPECTED_MESSAGE))
 
 
@@ -56,9 +56,14 @@ def cause(kind, host, heard, error):
         return MemoryError("out of memory in TLS: %s" % name)
     if code in _NOT_TLS and not heard:
         return kind("%s does not answer in TLS" % host)
-    if code in _BROKEN_OFF and not heard:
+    if code == _FATAL_ALERT and not heard:
         return kind(
             "%s broke off (%s): it does not accept our certificate, or no TLS version we have"
+            % (host, name)
+        )
+    if code in _BROKEN_OFF and not heard:
+        return kind(
+            "%s broke off (%s) and gave no reason: perhaps it does not accept our certificate"
             % (host, name)
         )
     if code < 0:
