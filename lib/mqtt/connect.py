@@ -61,7 +61,7 @@ async def _open(client):
             if isinstance(cause, EOFError):
                 name = "5" if protocol.level == 5 else "3.1.1"
                 error = MQTTConnectionError(
-                    "closed without a CONNACK: perhaps the broker does not speak MQTT %s" % name,
+                    "closed by the broker, without a CONNACK: perhaps it speaks no MQTT %s" % name,
                     cause,
                 )
             client.error = link.fail(error)
@@ -100,7 +100,7 @@ def _begin(client, link, session):
     for request in requests[:]:
         client._repeat(request, session)
     if not session:
-        waiting = [each.wanted[0] for each in requests if each.wanted]
+        waiting = [name for each in requests if each.wanted for name in each.wanted[0]]
         from .setup import subscribe  # not for long
 
         for name, details in client._wanted.items():
