@@ -70,12 +70,13 @@ class Wire:
             first, struct.pack(">H", packet_id) + (b"" if code is None else bytes((code,)))
         )
 
-    def suback(self, packet_id: int, code: int = 0) -> bytes:
-        return packet(0x90, struct.pack(">H", packet_id) + self._properties(b"") + bytes((code,)))
+    def suback(self, packet_id: int, code: int = 0, *codes: int) -> bytes:
+        body = struct.pack(">H", packet_id) + self._properties(b"")
+        return packet(0x90, body + bytes((code, *codes)))
 
-    def unsuback(self, packet_id: int, code: int = 0) -> bytes:
-        codes = bytes((code,)) if self.version == 5 else b""
-        return packet(0xB0, struct.pack(">H", packet_id) + self._properties(b"") + codes)
+    def unsuback(self, packet_id: int, code: int = 0, *codes: int) -> bytes:
+        body = struct.pack(">H", packet_id) + self._properties(b"")
+        return packet(0xB0, body + (bytes((code, *codes)) if self.version == 5 else b""))
 
     def pingresp(self) -> bytes:
         return b"\xd0\x00"

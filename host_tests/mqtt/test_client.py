@@ -328,9 +328,18 @@ def test_closed_without_a_connack(either_false_broker, puppet, version):
     link = either_false_broker.accept()
     link.packet()
     link.close()
-    text = f"without a CONNACK: perhaps it does not speak MQTT {'3.1.1' if version == 4 else '5'}"
-    with pytest.raises(RemoteError, match=text):
+    name = "3.1.1" if version == 4 else "5"
+    with pytest.raises(RemoteError, match=f"perhaps it speaks no MQTT {name}"):
         client.result(number)
+
+
+def test_code_of_a_disconnect_needs_mqtt_5(false_broker, puppet):
+    client = puppet(false_broker.where)
+    connected(client, false_broker)
+    for values in ((4,), (0, 60)):
+        with pytest.raises(RemoteError, match=r"ValueError: .*MQTT 5"):
+            client.call("disconnect", *values)
+    assert client.state()["error"] is None
 
 
 def test_second_loop_at_the_same_time(false_broker, puppet):

@@ -101,7 +101,7 @@ def test_every_length_that_is_too_short_or_too_long(version, kind, data):
         found = outcome(version, frame(sent.raw[0], body[:length]))
         # What may be left out at the end: a payload; a code and properties.
         assert found is None or found[0][:2] == sent.decoded[:2] or kind == 14
-    if kind != 3:
+    if kind not in (3, 9, 11):  # of an answer about filters, it is one code more
         assert outcome(version, frame(sent.raw[0], body + b"\0")) is None or len(body) < 4
 
 

@@ -316,7 +316,7 @@ def test_cancelled_publish_that_waits_for_its_turn(false_broker, puppet):
 def test_cancelled_publish_that_is_half_sent(false_broker, puppet):
     """It is sent whole all the same: other packets follow behind it."""
     false_broker.shrink()
-    client = puppet(false_broker.where)
+    client = puppet(false_broker.where, heap="80wK")  # for 12,000 bytes and their copies
     link = connected(client, false_broker)
     number = client.start("publish", "a", 12000, 1)
     waiting = client.start("subscribe", "a")

@@ -160,7 +160,7 @@ def test_messages_before_the_suback(false_broker, puppet):
 @pytest.fixture
 def pair(broker, puppet):
     """(caller, server), both connected."""
-    # Each module is loaded, and a puppet takes memory for each call: more than a chip begins with.
+    # Each module is loaded, and a puppet takes memory for each call: more than an ESP32 has.
     caller = puppet(broker.where, 5, router=True, client_id="caller", heap="80wK")
     server = puppet(broker.where, 5, router=True, client_id="server", heap="80wK")
     for each in (caller, server):

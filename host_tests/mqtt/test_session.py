@@ -226,6 +226,62 @@ def test_flapping_broker_is_asked_once_at_a_time(either_false_broker, puppet, ve
         assert link.is_silent(client)
 
 
+def test_several_filters_in_one_packet(either_false_broker, puppet, version):
+    """One of them refused: an error that names it, and the others stand."""
+    broker, wire = either_false_broker, either_false_broker.wire
+    client = puppet(broker.where, version)
+    link = connected(client, broker)
+    number = client.start("subscribe", ["a/#", "b", "c/+"], 1)
+    packet = link.expect(SUBSCRIBE)
+    assert (packet.text, packet.payload) == ("a/#", b"\1\0\1b\1\0\3c/+\1")
+    link.send(wire.suback(packet.packet_id, 1, 0x80, 0))
+    with pytest.raises(RemoteError, match="MQTTRefusedError: b refused") as caught:
+        client.result(number)
+    assert caught.value.code == 0x80
+    assert client.state()["refused"] == {"b": 0x80}
+    number = client.start("subscribe", ["b", "d"], 1)
+    link.send(wire.suback(link.expect(SUBSCRIBE).packet_id, 0, 1))
+    assert client.result(number) == "\0\1"
+    assert client.state()["refused"] == {}
+    number = client.start("unsubscribe", ["b", "a/#"])
+    packet = link.expect(UNSUBSCRIBE)
+    assert (packet.text, packet.payload) == ("b", b"\0\3a/#")
+    link.send(wire.unsuback(packet.packet_id, *[0, 0][: 2 if version == 5 else 1]))
+    client.result(number)
+    link.close()
+    link = broker.welcome(session_present=False)
+    again = [link.expect(SUBSCRIBE) for _ in range(2)]
+    assert sorted(packet.text for packet in again) == ["c/+", "d"]
+
+
+@pytest.mark.parametrize("codes", [(0,), (0, 0, 0)], ids=["one code", "three"])
+def test_answers_that_are_not_one_for_each_filter(either_false_broker, puppet, version, codes):
+    client = puppet(either_false_broker.where, version)
+    link = connected(client, either_false_broker)
+    client.start("subscribe", ["a", "b"])
+    link.send(either_false_broker.wire.suback(link.expect(SUBSCRIBE).packet_id, *codes))
+    assert "MQTTProtocolError: filters: 2, answered by" in client.wait_until_lost()
+
+
+def test_several_filters_that_wait_for_a_connection(either_false_broker, puppet, version):
+    """Those that a lost session had, and those of a request that waits: each is asked for once."""
+    broker, wire = either_false_broker, either_false_broker.wire
+    client = puppet(broker.where, version)
+    link = connected(client, broker)
+    number = client.start("subscribe", "a", 1)
+    link.send(wire.suback(link.expect(SUBSCRIBE).packet_id, 1))
+    client.result(number)
+    number = client.start("subscribe", ["a", "b"], 0)
+    link.expect(SUBSCRIBE)
+    link.close()
+    link = broker.welcome(session_present=False)
+    packet = link.expect(SUBSCRIBE)
+    assert (packet.text, packet.payload) == ("a", b"\0\0\1b\0")
+    link.send(wire.suback(packet.packet_id, 0, 0))
+    assert client.result(number) == "\0\0"
+    assert link.is_silent(client)
+
+
 def test_refused_resubscription_is_no_endless_loop(either_false_broker, puppet, version):
     broker = either_false_broker
     code = 0x87 if version == 5 else 0x80

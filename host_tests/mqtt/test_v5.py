@@ -5,7 +5,7 @@ import time
 import pytest
 
 from host_tests.mqtt.broker import Observer
-from host_tests.mqtt.false_broker import PUBLISH, FalseBroker, connected
+from host_tests.mqtt.false_broker import DISCONNECT, PUBLISH, FalseBroker, connected
 from host_tests.mqtt.puppet import RemoteError
 
 NO_LOCAL, RETAIN_AS_PUBLISHED, RETAIN_NEW, RETAIN_NEVER = 0x04, 0x08, 0x10, 0x20
@@ -59,6 +59,34 @@ def test_session_expires(broker, puppet):
         if not expected:
             time.sleep(2.5)  # by mosquitto's clock
         assert client.call("connect") is expected
+
+
+def test_expiry_of_a_disconnect(broker, puppet):
+    """The session that was to last for an hour ends with the connection."""
+    client = puppet(broker.where, 5, clean=False)
+    for expiry_s, expected in ((None, True), (3600, True), (0, False)):
+        client.call("connect")
+        client.call("disconnect", 0, expiry_s)
+        assert client.call("connect") is expected
+
+
+def test_disconnect_with_will(broker, observer, puppet):
+    for code in (0, 4):
+        client = puppet(broker.where, 5, will=["up/will", f"{code}", 1, False])
+        client.call("connect")
+        client.call("disconnect", code)
+    assert observer.message().payload == "4"
+
+
+def test_disconnect_has_limits(false_broker_5, puppet):
+    client = puppet(false_broker_5.where, 5)
+    link = connected(client, false_broker_5)
+    for values in ((1,), (0x87,), (0, -1), (0, 1 << 32), (0, 1)):  # the session ends by itself
+        with pytest.raises(RemoteError, match="ValueError"):
+            client.call("disconnect", *values)
+    client.call("disconnect", 0x93, 0)
+    assert link.expect(DISCONNECT).raw == b"\xe0\x07\x93\x05\x11\0\0\0\0"
+    assert link.is_ended()
 
 
 def test_will_with_delay_and_properties(broker, puppet):

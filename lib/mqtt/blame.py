@@ -71,7 +71,7 @@ def _hung_up(error):
 
 
 def _give_up(client, request, code):
-    name = request.wanted[0][:40] if request.wanted else "publish"
+    name = " ".join(request.wanted[0])[:40] if request.wanted else "publish"
     if client.max_qos > 1 and not request.wanted:  # mqtt.full; a subscription is in `refused`
         client.discarded += 1
     client._settle(request, code)

@@ -42,7 +42,7 @@ class Message:
     """topic: string; payload: bytes; properties: None, or in MQTT 5 a dict."""
 
     rest = b""  # acknowledgements that are to go behind this one's
-    qos = packet_id = 0  # of most: an attribute of its own takes memory and time
+    qos = packet_id = size = 0  # of most: an attribute of its own takes memory and time
     retain = False
     properties = None
 
@@ -174,11 +174,21 @@ class Client:
     async def __aexit__(self, *exception):
         await self.disconnect()
 
-    async def disconnect(self):
-        """Say goodbye, so that the will is not published, and close.  Never raises."""
+    async def disconnect(self, code=0, expiry_s=None):
+        """Say goodbye, so that the will is not published, and close.
+
+        In MQTT 5 with a reason code (4: the will is published all the same), and with another
+        session expiry than the connection had.  Raises ValueError for what the standard does not
+        allow, and nothing else.
+        """
+        packet = b"\xe0\x00"
+        if code or expiry_s is not None:
+            from .setup import encode_disconnect
+
+            packet = encode_disconnect(self.protocol, code, expiry_s)
         try:
             if not self.error:
-                await self._link.send(b"\xe0\x00")  # DISCONNECT
+                await self._link.send(packet)
                 await self._link.get_room()
         except MQTTError:
             pass  # lost just now: closed all the same
@@ -274,8 +284,9 @@ class Client:
     async def subscribe(self, topic_filter, qos=0, options=0, properties=None):
         """Subscribe; returns the QoS that the broker granted.
 
-        options: of mqtt.v5.  Raises MQTTRefusedError if it grants none; ValueError for a
-        malformed filter.
+        topic_filter: a string, or a list of them, in one packet; then returns bytes, one for each.
+        options: of mqtt.v5.  Raises MQTTRefusedError if it grants none, or not all; `refused` says
+        which.  ValueError for a malformed filter.
         """
         from .setup import subscribe
 
@@ -283,7 +294,7 @@ class Client:
         return await self._answer(subscribe(self, topic_filter, qos, options, properties))
 
     async def unsubscribe(self, topic_filter):
-        """Unsubscribe.  Raises ValueError for a malformed filter."""
+        """Unsubscribe, also from several.  Raises ValueError for a malformed filter."""
         from .setup import subscribe
 
         self._check()
@@ -463,16 +474,16 @@ class Client:
 
     def _settle(self, request, code):
         """A request is answered."""
-        what = "publish"
+        what, worst = "publish", code
         if request.wanted:
             from .setup import settle  # first of all: without memory it waits for the next link
 
-            what = settle(self, request, code)
+            what, worst = settle(self, request, code)
         elif request.link:
             request.link.quota += 1
         self._requests.remove(request)
-        if code >= _FAILURE:
-            request.error = refusal(what, code)
+        if worst >= _FAILURE:
+            request.error = refusal(what, worst)
         request.code = code
         request.done.set()
         self._room.set()
@@ -534,7 +545,7 @@ class Client:
         while not backlog:
             if not self._task:
                 raise StopAsyncIteration
-            if self._arrived.waiting.peek():
+            if self._arrived.waiting.peek():  # type: ignore[attr-defined]
                 raise RuntimeError("another task waits for this client's messages already")
             self._arrived.clear()
             await self._arrived.wait()

@@ -70,8 +70,8 @@ class V311:
     window = _MAX_FIELD  # and that it may send at once
     limit = _MAX_REMAINING + 5  # bytes of a packet that the server takes: 3.1.1's does not say it
 
-    # The remaining length by packet type; a SUBACK has one return code, as a SUBSCRIBE one filter.
-    sizes = b"\xff\xff\x02\x80\x02\x02\x02\x02\xff\x03\xff\x02\xff\x00\xff\xff"
+    # The remaining length by packet type; a SUBACK has one return code for each filter.
+    sizes = b"\xff\xff\x02\x80\x02\x02\x02\x02\xff\x83\xff\x02\xff\x00\xff\xff"
     _topic = None  # the last one published to
     _head = b""  # its bytes, with their length before them
 
@@ -118,7 +118,7 @@ class V311:
         return struct.pack(">BBH", kind << 4 | (2 if kind == _PUBREL else 0), 2, packet_id)
 
     def encode_subscribe(self, *values):
-        """SUBSCRIBE to one filter, section 3.8.
+        """SUBSCRIBE to a filter, or several, section 3.8.
 
         values: packet_id, topic_filter, qos, options=0, properties=None.
         """
@@ -127,7 +127,7 @@ class V311:
         return encode_subscribe(self, *values)
 
     def encode_unsubscribe(self, packet_id, topic_filter):
-        """UNSUBSCRIBE from one filter, section 3.10."""
+        """UNSUBSCRIBE from a filter, or several, section 3.10."""
         from .setup import encode_unsubscribe
 
         return encode_unsubscribe(self, packet_id, topic_filter)
@@ -139,7 +139,7 @@ class V311:
           CONNACK   session_present, code, properties
           PUBLISH   topic, payload (buf's own bytes if buf is a memoryview), qos, retain,
                     packet id (0 at QoS 0), properties
-          PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK   packet id, code
+          PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK   packet id, code (of several, bytes)
           PINGRESP  nothing
         properties: None, or in MQTT 5 a dict.  A PUBLISH that is larger than buf comes when buf is
         full, with what is there of its payload; the next packet then starts behind `end`.
@@ -213,10 +213,11 @@ class V311:
             from .setup import decode_connack
 
             return decode_connack(buf[at], buf[at + 1], stop)
-        code = buf[at + 2] if kind == _SUBACK else 0
-        if code > 2 and code != 0x80:  # MQTT-3.9.3-2
-            raise malformed(kind, "code", code)
-        return stop, kind, _packet_id(buf, at), code
+        codes = buf[at + 2 : stop] if kind == _SUBACK else b"\0"
+        for code in codes:
+            if code > 2 and code != 0x80:  # MQTT-3.9.3-2
+                raise malformed(kind, "code", code)
+        return stop, kind, _packet_id(buf, at), code if len(codes) == 1 else bytes(codes)
 
 
 def read_varint(buf, at, end, level=5):

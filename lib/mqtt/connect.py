@@ -57,11 +57,12 @@ async def _open(client):
             if session and options[2]:
                 raise MQTTProtocolError("CONNACK: session present, expected a clean one")
         except Exception as error:
-            if isinstance(getattr(error, "cause", None), EOFError):
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, EOFError):
+                name = "5" if protocol.level == 5 else "3.1.1"
                 error = MQTTConnectionError(
-                    "closed by the broker without a CONNACK: perhaps it does not speak MQTT %s"
-                    % ("5" if protocol.level == 5 else "3.1.1"),
-                    error.cause,
+                    "closed by the broker, without a CONNACK: perhaps it speaks no MQTT %s" % name,
+                    cause,
                 )
             client.error = link.fail(error)
             await link.close()
@@ -99,7 +100,7 @@ def _begin(client, link, session):
     for request in requests[:]:
         client._repeat(request, session)
     if not session:
-        waiting = [each.wanted[0] for each in requests if each.wanted]
+        waiting = [name for each in requests if each.wanted for name in each.wanted[0]]
         from .setup import subscribe  # not for long
 
         for name, details in client._wanted.items():

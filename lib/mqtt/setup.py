@@ -9,7 +9,7 @@ import struct
 from micropython import const
 
 from . import codec
-from .codec import malformed, refusal, sized, text
+from .codec import MQTTProtocolError, malformed, refusal, sized, text
 
 _CONNECT = const(1)
 _CONNACK = const(2)
@@ -22,6 +22,9 @@ _UNSUBACK = const(11)
 _FAILURE = const(0x80)  # the first code that means a failure
 _REASONS = const(b"\x84\x85\x88\x86\x87")  # MQTT 5's codes for the return codes 1 to 5
 _MAX_KEEPALIVE_S = const(65535)
+# Of a DISCONNECT, those that are a client's: section 3.14.2.1.
+_OUR_REASONS = const(b"\x00\x04\x80\x81\x82\x83\x90\x93\x94\x95\x96\x97\x98\x99")
+_NEVER_S = 0xFFFFFFFF
 _LEAST_PACKET = const(16)  # bytes; less has no room for an answer in MQTT 5
 
 
@@ -73,13 +76,42 @@ def encode_subscribe(protocol, packet_id, topic_filter, qos, options=0, properti
     if options and protocol.level == 4:
         raise ValueError("subscription options need MQTT 5")
     head = struct.pack(">H", packet_id) + protocol._properties(_SUBSCRIBE, properties)
-    rest = _filter(topic_filter) + bytes((codec._qos(qos) | options,))
-    return codec._packet(0x82, head + rest)
+    how = bytes((codec._qos(qos) | options,))
+    return codec._packet(
+        0x82, head + b"".join([_filter(each) + how for each in names(topic_filter)])
+    )
 
 
 def encode_unsubscribe(protocol, packet_id, topic_filter):
     head = struct.pack(">H", packet_id) + protocol._properties(_UNSUBSCRIBE, None)
-    return codec._packet(0xA2, head + _filter(topic_filter))
+    return codec._packet(0xA2, head + b"".join([_filter(each) for each in names(topic_filter)]))
+
+
+def encode_disconnect(protocol, code, expiry_s):
+    """DISCONNECT of MQTT 5, section 3.14."""
+    if protocol.level == 4:
+        raise ValueError("a code or an expiry of a DISCONNECT needs MQTT 5")
+    if code not in _OUR_REASONS:
+        raise ValueError("reason code %r, expected one that a client may give" % code)
+    properties = b""
+    if expiry_s is not None:
+        if not 0 <= expiry_s <= _NEVER_S:
+            raise ValueError("expiry_s %r, expected 0 to %d" % (expiry_s, _NEVER_S))
+        if expiry_s and not protocol._of_connect.get(
+            "session_expiry_interval"
+        ):  # section 3.14.2.2.2
+            raise ValueError("expiry_s %d, expected 0: the session ends as it was begun" % expiry_s)
+        properties = struct.pack(">BI", 0x11, expiry_s)
+    return codec._packet(0xE0, bytes((code, len(properties))) + properties)
+
+
+def names(topic_filter):
+    """Filters: of one, or of several in a list or tuple."""
+    if isinstance(topic_filter, str):
+        return (topic_filter,)
+    if not topic_filter:
+        raise ValueError("topic filters %r, expected one at least" % (topic_filter,))
+    return tuple(topic_filter)
 
 
 def _filter(topic_filter):
@@ -130,19 +162,32 @@ def subscribe(client, topic_filter, *details):
     protocol = client.protocol
     encode = protocol.encode_subscribe if details else protocol.encode_unsubscribe
     packet = encode(packet_id, topic_filter, *details)
-    return client._submit(Request(kind, packet_id, packet, (topic_filter, details)))
+    return client._submit(Request(kind, packet_id, packet, (names(topic_filter), details)))
 
 
 def settle(client, request, code):
-    """Note how a subscription stands now that it is answered; returns its filter."""
-    name, details = request.wanted
-    client._wanted.pop(name, None)
-    client.refused.pop(name, None)
-    if code >= _FAILURE:
-        client.refused[name] = code
-    elif request.kind == _SUBACK:
-        client._wanted[name] = details
-    return name
+    """Note how subscriptions stand now that they are answered.
+
+    code: for all of them, or bytes with one for each.  Returns the filter that was refused, and the
+    code; if there is none, the first.
+    """
+    filters, details = request.wanted
+    kept_session = request.kind == _UNSUBACK and client.protocol.level == 4  # one answer for all
+    if isinstance(code, int) and (len(filters) == 1 or code >= _FAILURE or kept_session):
+        code = bytes((code,) * len(filters))
+    if isinstance(code, int) or len(code) != len(filters):
+        raise MQTTProtocolError("filters: %d, answered by %r" % (len(filters), code))
+    worst = 0
+    for number, name in enumerate(filters):
+        client._wanted.pop(name, None)
+        client.refused.pop(name, None)
+        if code[number] >= _FAILURE:
+            client.refused[name] = code[number]
+            if code[worst] < _FAILURE:
+                worst = number
+        elif request.kind == _SUBACK:
+            client._wanted[name] = details
+    return filters[worst], code[worst]
 
 
 def end(client):

@@ -156,15 +156,16 @@ class V5(codec.V311):
         return _TOO_LARGE if size + at > self.limit else 0  # MQTT-3.2.2-15
 
     def encode_subscribe(self, packet_id, topic_filter, qos, options=0, properties=None):
-        """SUBSCRIBE to one filter, section 3.8; options: the constants of this module."""
+        """SUBSCRIBE to a filter, or several, section 3.8; options: the constants of this module."""
         if options & ~_OPTIONS or options >= 0x30:
             raise ValueError("subscription options 0x%x" % options)
         packet = super().encode_subscribe(packet_id, topic_filter, qos, options, properties)
-        share = topic_filter.split("/", 2)
-        if share[0] == "$share" and (  # section 4.8.2
-            len(share) < 3 or share[1] in "+#" or not share[2] or options & NO_LOCAL
-        ):
-            raise ValueError("%r: expected $share/name/filter" % topic_filter)
+        for each in (topic_filter,) if isinstance(topic_filter, str) else topic_filter:
+            share = each.split("/", 2)
+            if share[0] == "$share" and (  # section 4.8.2
+                len(share) < 3 or share[1] in "+#" or not share[2] or options & NO_LOCAL
+            ):
+                raise ValueError("%r: expected $share/name/filter" % each)
         return packet
 
     def _properties(self, kind, properties):
@@ -211,10 +212,16 @@ class V5(codec.V311):
         elif kind != _DISCONNECT:
             first = codec._packet_id(buf, at)
             at += 2
-        if kind in (_SUBACK, _UNSUBACK):  # one filter, so one code
-            end -= 1
-            code = buf[end]
-        elif at < end:
+        if kind in (_SUBACK, _UNSUBACK):
+            _, at = _decode(kind, buf, at, end)
+            codes = buf[at:end]
+            if not codes:
+                raise malformed(kind, "length", stop)
+            for code in codes:
+                if code not in _CODES[kind - 2]:
+                    raise malformed(kind, "code", code)
+            return stop, kind, first, code if len(codes) == 1 else bytes(codes)
+        if at < end:
             code = buf[at]
             at += 1
         if code not in _CODES[kind - 2]:
