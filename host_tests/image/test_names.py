@@ -190,6 +190,7 @@ def test_what_the_image_defines_is_renamed(tmp_path, text):
         "a submodule": "import a.the_name.b",
         "from another image's module": "from machine import the_name",
         "from a relative module": "from . import the_name",
+        "from another's relative module": "from .b import the_name",
         "the beginning is in a literal": "getattr(o, 'the_' + x)()",
         "the beginning is in a format": "getattr(o, 'the_%s' % x)()",
         "the end is in a literal": "getattr(o, x + '_name')()",
@@ -268,8 +269,10 @@ def test_files_of_data_are_texts(tmp_path):
     assert short["data/the.json"] == b'{"the_name": 1}'
 
 
-def test_a_name_is_the_same_in_all_files(tmp_path):
-    texts = {"a.py": "from b import the_name\nthe_name()", "b.py": "def the_name(): pass"}
+@pytest.mark.parametrize(("place", "module"), [("", "b"), ("p/", ".b"), ("p/", "p.b")])
+def test_a_name_is_the_same_in_all_files(tmp_path, place, module):
+    importing = f"from {module} import the_name\nthe_name()"
+    texts = {f"{place}a.py": importing, f"{place}b.py": "def the_name(): pass"}
     short, new = names.shorten(compile_texts(tmp_path, texts), ())
     (name,) = new
     assert all(

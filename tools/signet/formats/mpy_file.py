@@ -45,6 +45,7 @@ IMPORT_NAME = 0x1B
 IMPORT_FROM = 0x1C
 LOAD_DEREF = 0x25
 BUILD_TUPLE = 0x2A
+LOAD_ONE = (0x81, 0)  # the small integer 1
 LOAD_NULL = 0x53
 LOAD_FAST_N = 0x24
 LOAD_FAST = 0xB0  # to 0xBF, with the number of the variable in it

@@ -146,7 +146,8 @@ def _kept(parsed: dict[str, MpyFile], data: list[bytes]) -> set[str] | None:
     arguments: set[str] = set()
     attributes: set[str] = set()
     any_argument = any_attribute = False
-    for file in parsed.values():
+    for path, file in parsed.items():
+        package = mpy.module_name(path).rpartition(".")[0]
         names = file.names
         texts += [text.decode("latin-1") for text in file.texts]
         reads = {
@@ -161,7 +162,7 @@ def _kept(parsed: dict[str, MpyFile], data: list[bytes]) -> set[str] | None:
             kept |= set(names)
         attributes |= {name for is_attribute, name in reads if is_attribute}
         for function in file.functions:
-            texts += _strings(function, names, modules)
+            texts += _strings(function, names, modules, package)
             arguments |= {names[index] for index in function.arguments}
             any_argument = any_argument or _calls_with_a_dictionary(function)
             any_attribute = any_attribute or names[function.name] == "__getattr__"
@@ -191,15 +192,24 @@ def _named_in(texts: list[str], names: set[str]) -> set[str]:
     return words | {name for name in names if name.startswith(begins) or name.endswith(ends)}
 
 
-def _strings(function: Function, names: list[str], modules: set[str]) -> list[str]:
-    """String literals, but for the names in `from module import name` of a module in the image."""
+def _strings(function: Function, names: list[str], modules: set[str], package: str) -> list[str]:
+    """String literals, but for the names in `from module import name` of a module in the image.
+
+    package: that of this file, in which `from .module` is looked for.
+    """
     code = function.code
     literals = {at for at, (number, _) in enumerate(code) if number == mpy_file.LOAD_STRING}
     for at, (number, operand) in enumerate(code):
-        if number == mpy_file.IMPORT_NAME and names[operand] in modules:
+        if number == mpy_file.IMPORT_NAME:
             build, count = code[at - 1]
             imported = range(at - 1 - count, at - 1)
-            if build == mpy_file.BUILD_TUPLE and literals.issuperset(imported):
+            is_relative = code[imported.start - 1 : imported.start] == [mpy_file.LOAD_ONE]  # level
+            module = f"{package}.{names[operand]}" if is_relative else names[operand]
+            if (
+                module in modules
+                and build == mpy_file.BUILD_TUPLE
+                and literals.issuperset(imported)
+            ):
                 literals.difference_update(imported)
     return [names[code[at][1]] for at in sorted(literals)]
 
