@@ -86,7 +86,7 @@ def check(template: Template, jobs: Sequence[Job]) -> None:
                 settings.check_wifi(task.wifi)
             if task.credentials is not None:
                 identity.check_device_credentials(
-                    task.credentials.chain, task.credentials.key, job.id, template.ca
+                    task.credentials.chain, task.credentials.key, job.id, template.device_ca
                 )
             if task.factory_key is not None:
                 identity.load_key(task.factory_key)

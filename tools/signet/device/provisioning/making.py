@@ -104,7 +104,7 @@ def _keep(template: Template, task: Task) -> Made:
     try:
         chain = reader.certificate
         certificate = identity.check_device_credentials(
-            chain, reader.key, task.settings.id, template.ca
+            chain, reader.key, task.settings.id, template.device_ca
         )
         same = certificate.serial_number == task.serial
         stored = reader.entry(2)
