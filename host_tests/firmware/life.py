@@ -18,6 +18,7 @@ from host_tests.played import NOW, Load, Ticks
 DAY = slots.DAY
 FIRST, LAST = 1735689600, 1769904000  # of slots.certificate(): 280 days before NOW, 114 after
 FLEET_KEY = rsa.generate_private_key(65537, 3072)
+PATIENCE_S = 20  # reached by what hangs alone
 LOST = 946684800  # what an ESP32's clock says when the power comes back
 
 
@@ -39,7 +40,8 @@ class Stream:
 
     async def drain(self) -> None:
         if self.life.is_silent:
-            await asyncio.Event().wait()
+            await asyncio.sleep(PATIENCE_S)
+            pytest.fail("nobody has given it up")
 
     async def readinto(self, view: memoryview) -> int:
         got = min(len(view), len(self.answer))
