@@ -65,7 +65,7 @@ types: setup ## types of the tools, then of the device code against MicroPython'
 bench: setup ## measure; prints a table and writes build/bench.json
 	PYTHONPATH=tools $(BIN)/python -m bench $@
 
-bench-mqtt: setup ## measure the MQTT client; prints a table and writes build/bench-mqtt.json
+bench-mqtt: setup ## measure the MQTT client: [PEERS=folder with umqtt/simple.py, mqtt_as/__init__.py]
 	PYTHONPATH=tools $(BIN)/python -m bench $@
 
 bench-provision: setup ## measure provisioning; prints a table and writes build/bench-provision.json

@@ -35,7 +35,7 @@ BAD = {
     "no TOML": ("heap = [", "not TOML"),
     "unknown table": ("[head]\n", "head is not known, expected heap"),
     "unknown key": ("[heap]\nkb = 1\n", "heap.kb is not known, expected reserve_kb, data_kb"),
-    "no table": ("heap = 16\n", "heap is 16, expected a table"),
+    "no table": ("heap = 16\n", "heap is no table, expected [heap]"),
     "text": ("[heap]\nreserve_kb = '16'\n", "heap.reserve_kb is '16', expected 0 to 48"),
     "truth": ("[heap]\nreserve_kb = true\n", "heap.reserve_kb is True, expected 0 to 48"),
     "fraction": ("[heap]\ndata_kb = 1.5\n", "heap.data_kb is 1.5, expected 0 to 96"),

@@ -181,18 +181,9 @@ class Client:
         session expiry than the connection had.  Raises ValueError for what the standard does not
         allow, and nothing else.
         """
-        packet = b"\xe0\x00"
-        if code or expiry_s is not None:
-            from .setup import encode_disconnect
+        from .setup import disconnect
 
-            packet = encode_disconnect(self.protocol, code, expiry_s)
-        try:
-            if not self.error:
-                await self._link.send(packet)
-                await self._link.get_room()
-        except MQTTError:
-            pass  # lost just now: closed all the same
-        await self.close()
+        await disconnect(self, code, expiry_s)
 
     async def close(self):
         """Close without a goodbye: the broker publishes the will.  Never raises.
@@ -431,7 +422,7 @@ class Client:
                 limit = most
             else:
                 try:
-                    packet = link.take()
+                    packet = link.next()
                     if not packet:
                         packet = await link.receive()
                         start = 0  # of the buffer: there was a read
@@ -546,7 +537,7 @@ class Client:
             if not self._task:
                 raise StopAsyncIteration
             if self._arrived.waiting.peek():  # type: ignore[attr-defined]
-                raise RuntimeError("another task waits for this client's messages already")
+                raise RuntimeError("another task waits for messages")
             self._arrived.clear()
             await self._arrived.wait()
         self._taken = True

@@ -155,7 +155,7 @@ class V311:
         size = self.sizes[kind]
         if size == _NEVER:
             raise malformed(kind, "first byte", kind << 4)
-        remaining, at = read_varint(buf, start + 1, end, self.level)
+        remaining, at = read_varint(buf, start + 1, end)
         if remaining is None:
             return None
         if remaining != size and (size < _OR_MORE or remaining < size - _OR_MORE):
@@ -220,19 +220,14 @@ class V311:
         return stop, kind, _packet_id(buf, at), code if len(codes) == 1 else bytes(codes)
 
 
-def read_varint(buf, at, end, level=5):
-    """(value, where it ends) of up to 4 bytes, section 2.2.3; (None, …) if it is not complete.
-
-    level: of the protocol; from 5 on, no more bytes than it takes (MQTT-1.5.5-1).
-    """
+def read_varint(buf, at, end):
+    """(value, where it ends) of up to 4 bytes, section 2.2.3; (None, …) if it is not complete."""
     value = shift = 0
     while at < end:
         byte = buf[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if not byte and shift and level > 4:
-                raise MQTTProtocolError("length %d in %d bytes" % (value, 1 + shift // 7))
             return value, at
         shift += 7
         if shift == 28:

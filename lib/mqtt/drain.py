@@ -25,7 +25,7 @@ async def drain(client, link, error):
     """
     buf = link._buffer
     flags = buf[link._start] & 15
-    remaining, at = read_varint(buf, link._start + 1, link._end, client.protocol.level)
+    remaining, at = read_varint(buf, link._start + 1, link._end)
     size = (remaining or 0) + at - link._start
     if buf[link._start] >> 4 != _PUBLISH or size <= len(buf):
         raise error

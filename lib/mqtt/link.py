@@ -159,7 +159,7 @@ class Link:
                 self.heard = ticks_ms()  # a broker that takes data is there
         self._room.set()
 
-    def take(self):
+    def next(self):
         """As `receive`, of what is here already; None if that is not a whole packet."""
         packet = self.decode(self._buffer, self._start, self._end, self.max_packet)
         if packet:
@@ -173,7 +173,7 @@ class Link:
         Of one that is larger than the buffer, `rest` bytes are still to be read.
         """
         while True:
-            packet = self.take()
+            packet = self.next()
             if packet:
                 return packet
             # There is room for more: a packet never exceeds the buffer.

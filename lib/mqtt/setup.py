@@ -9,7 +9,7 @@ import struct
 from micropython import const
 
 from . import codec
-from .codec import MQTTProtocolError, malformed, refusal, sized, text
+from .codec import MQTTError, MQTTProtocolError, malformed, refusal, sized, text
 
 _CONNECT = const(1)
 _CONNACK = const(2)
@@ -20,11 +20,10 @@ _UNSUBSCRIBE = const(10)
 _UNSUBACK = const(11)
 
 _FAILURE = const(0x80)  # the first code that means a failure
-_REASONS = const(b"\x84\x85\x88\x86\x87")  # MQTT 5's codes for the return codes 1 to 5
 _MAX_KEEPALIVE_S = const(65535)
 # Of a DISCONNECT, those that are a client's: section 3.14.2.1.
 _OUR_REASONS = const(b"\x00\x04\x80\x81\x82\x83\x90\x93\x94\x95\x96\x97\x98\x99")
-_NEVER_S = 0xFFFFFFFF
+_NEVER_S = const(0xFFFFFFFF)
 _LEAST_PACKET = const(16)  # bytes; less has no room for an answer in MQTT 5
 
 
@@ -57,18 +56,10 @@ def decode_connack(flags, code, stop):
     return stop, _CONNACK, bool(flags), code, None
 
 
-def decode_old_connack(flags, code, stop):
-    """What a server of MQTT 3.1.1 answers to a CONNECT of MQTT 5, in the form of `V5.decode`."""
-    decode_connack(flags, code, stop)
-    if not code:
-        raise malformed(_CONNACK, "of MQTT 3.1.1, expected one of MQTT 5, code", code)
-    return stop, _CONNACK, False, _REASONS[code - 1], None
-
-
 def check_connack(packet):
     code = packet[3]
-    if code:  # section 3.2.2.3
-        raise refusal("connection", code, _REASONS[code - 1])
+    if code:  # section 3.2.2.3; MQTT 5 has names for the same
+        raise refusal("connection", code, b"\x84\x85\x88\x86\x87"[code - 1])
     return packet[2]
 
 
@@ -78,16 +69,30 @@ def encode_subscribe(protocol, packet_id, topic_filter, qos, options=0, properti
     head = struct.pack(">H", packet_id) + protocol._properties(_SUBSCRIBE, properties)
     how = bytes((codec._qos(qos) | options,))
     return codec._packet(
-        0x82, head + b"".join([_filter(each) + how for each in names(topic_filter)])
+        0x82, head + b"".join([_filter(each) + how for each in wanted(topic_filter)])
     )
 
 
 def encode_unsubscribe(protocol, packet_id, topic_filter):
     head = struct.pack(">H", packet_id) + protocol._properties(_UNSUBSCRIBE, None)
-    return codec._packet(0xA2, head + b"".join([_filter(each) for each in names(topic_filter)]))
+    return codec._packet(0xA2, head + b"".join([_filter(each) for each in wanted(topic_filter)]))
 
 
-def encode_disconnect(protocol, code, expiry_s):
+async def disconnect(client, code, expiry_s):
+    """`Client.disconnect`."""
+    packet = b"\xe0\x00"
+    if code or expiry_s is not None:
+        packet = _disconnect(client.protocol, code, expiry_s)
+    try:
+        if not client.error:
+            await client._link.send(packet)
+            await client._link.get_room()
+    except MQTTError:
+        pass  # lost just now: closed all the same
+    await client.close()
+
+
+def _disconnect(protocol, code, expiry_s):
     """DISCONNECT of MQTT 5, section 3.14."""
     if protocol.level == 4:
         raise ValueError("a code or an expiry of a DISCONNECT needs MQTT 5")
@@ -105,7 +110,7 @@ def encode_disconnect(protocol, code, expiry_s):
     return codec._packet(0xE0, bytes((code, len(properties))) + properties)
 
 
-def names(topic_filter):
+def wanted(topic_filter):
     """Filters: of one, or of several in a list or tuple."""
     if isinstance(topic_filter, str):
         return (topic_filter,)
@@ -162,7 +167,7 @@ def subscribe(client, topic_filter, *details):
     protocol = client.protocol
     encode = protocol.encode_subscribe if details else protocol.encode_unsubscribe
     packet = encode(packet_id, topic_filter, *details)
-    return client._submit(Request(kind, packet_id, packet, (names(topic_filter), details)))
+    return client._submit(Request(kind, packet_id, packet, (wanted(topic_filter), details)))
 
 
 def settle(client, request, code):

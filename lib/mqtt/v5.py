@@ -74,6 +74,7 @@ _CODES = (
 )
 _MOST = {"1": 1, "2": 0xFFFF, "4": 0xFFFFFFFF, "v": 0xFFFFFFF}  # values of integers, by form
 
+_OLD_CODES = const(b"\x84\x85\x88\x86\x87")  # what 3.1.1's return codes 1 to 5 mean
 _MAX_ALIASES = const(16)  # of ours
 _ACK_LEN = const(4)  # bytes of the shortest packet without which nothing goes
 _TOO_LARGE = const(0x95)
@@ -198,15 +199,18 @@ class V5(codec.V311):
             raise malformed(_PUBLISH, "topic alias", alias)
         return topic, properties or None, at
 
+    def decode(self, buf, start, end, limit):
+        if end - start > 1 and buf[start + 1] > 0x7F:  # else it has one byte
+            _read_varint(buf, start + 1, end)
+        return super().decode(buf, start, end, limit)
+
     def _decode_rest(self, kind, buf, at, stop):
         first = code = 0
         properties = None
         end = stop
         if kind == _CONNACK:
-            if stop - at == 2:  # without properties
-                from .setup import decode_old_connack
-
-                return decode_old_connack(buf[at], buf[at + 1], stop)
+            if stop - at == 2:  # without properties: from a server of MQTT 3.1.1
+                return _decode_old_connack(*super()._decode_rest(kind, buf, at, stop))
             first = buf[at]
             at += 1
         elif kind != _DISCONNECT:
@@ -237,6 +241,21 @@ class V5(codec.V311):
         if first > 1 or (first and code):  # MQTT-3.2.2-6: no session where there is no connection
             raise malformed(kind, "code", (first, code))
         return stop, kind, bool(first), code, properties
+
+
+def _decode_old_connack(stop, kind, _, code, __):
+    """In the form of `V5.decode`, if it is a refusal."""
+    if not code:
+        raise malformed(kind, "of MQTT 3.1.1, expected one of MQTT 5, code", code)
+    return stop, kind, False, _OLD_CODES[code - 1], None
+
+
+def _read_varint(buf, at, end):
+    """As codec's, in no more bytes than it takes, MQTT-1.5.5-1."""
+    value, stop = read_varint(buf, at, end)
+    if value is not None and stop - at > 1 and not buf[stop - 1]:
+        raise codec.MQTTProtocolError("length %d in %d bytes" % (value, stop - at))
+    return value, stop
 
 
 def _decode(kind, buf, at, end):
@@ -273,7 +292,7 @@ def _decode(kind, buf, at, end):
 def _decode_value(kind, buf, at, end, form):
     """(value, where it ends)."""
     if form == "v":
-        value, stop = read_varint(buf, at, end)
+        value, stop = _read_varint(buf, at, end)
         if value is None:
             stop = end + 1
     else:

@@ -18,7 +18,7 @@ import mtls
 from mqtt.client import Client
 
 _PAYLOAD = bytes(64)
-_BARE, _OURS = "bench/bare", "bench/ours"  # topics, equally long
+_BARE, _OURS, _PEER = "bench/bare", "bench/ours", "bench/peer"  # topics, equally long
 _CONNACK, _PUBLISH, _PUBACK, _SUBACK = 2, 3, 4, 9
 _CONNECT_PACKET = b"\x10\x14\x00\x04MQTT\x04\x02\x00\x00\x00\x08bench-%02d"
 _WINDOW = 20  # publishes at QoS 1 on their way at once
@@ -85,6 +85,8 @@ class Bench:
         self._bare = self._open()
         self._source = self._open()
         self._client = None
+        self._peer = None
+        self._left = 0  # that the peer has still to receive
 
     def _open(self, name="port", nodelay=True):
         return Bare(self._context, self._host, self._settings[name], nodelay)
@@ -181,6 +183,28 @@ class Bench:
         await client.unsubscribe(_OURS)
         return taken
 
+    async def receive_umqtt(self, count):
+        """The same with umqtt.simple, whose callback gets the messages; connected once."""
+        if not self._peer:
+            from umqtt.simple import MQTTClient
+
+            self._peer = MQTTClient("bench-umqtt", self._host, self._port, ssl=self._context)
+            self._peer.set_callback(self._take_umqtt)
+            self._peer.connect()
+            self._peer.subscribe(_PEER)
+        self._fill(_PEER, count)
+        self._left = count
+        wait = self._peer.wait_msg
+        start = time.ticks_us()
+        while self._left:
+            wait()
+        return time.ticks_diff(time.ticks_us(), start)
+
+    def _take_umqtt(self, _, payload):
+        if payload != _PAYLOAD:
+            raise ValueError("another payload")
+        self._left -= 1
+
     async def _take(self, count):
         async for message in self._client:
             if message.payload != _PAYLOAD:
@@ -241,6 +265,9 @@ async def main():
     bench = Bench(settings)
     await bench.prepare()
     rounds = settings["rounds"]
+    receivers = [bench.receive_bare, bench.receive]
+    if settings["umqtt"]:
+        receivers.append(bench.receive_umqtt)
     result = {
         "qos0": await compare(
             10000, rounds, bench.write_nodelay, bench.write_coalesced, bench.qos0
@@ -248,7 +275,7 @@ async def main():
         "qos1": await compare(
             1000, rounds, bench.qos1_bare, bench.qos1_sequential, bench.qos1_window
         ),
-        "receive": await compare(1000, rounds, bench.receive_bare, bench.receive),
+        "receive": await compare(1000, rounds, *receivers),
         "rtt_bare": await bench.round_trips_bare(settings["round_trips"]),
         "rtt": await bench.round_trips(settings["round_trips"]),
     }

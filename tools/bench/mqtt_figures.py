@@ -25,6 +25,13 @@ from signet.pki import authority
 from signet.project import PROJECT, TOOLCHAIN
 
 CORE = ("__init__", "deadline", "codec", "link", "connect", "setup", "client")
+# Other clients: the file by which one is known, in the folder PEERS=… of `make bench-mqtt`.
+PEERS = {
+    "umqtt.simple": "umqtt/simple.py",
+    "mqtt_as": "mqtt_as/__init__.py",
+    "mqtt_as 5": "mqtt_as/__init__.py",
+}
+_PEER_FOLDERS = ("umqtt", "mqtt_as")
 _MICROPYTHON = TOOLCHAIN / "micropython"
 _HEAP = "64wK"  # an ESP32's first heap segment, scaled by the size of a word
 _ROUNDS = 25
@@ -71,6 +78,7 @@ class Times(NamedTuple):
     sequential: Rate
     window: Rate
     receive: Rate
+    receive_umqtt: float | None  # umqtt.simple's rate, if its source is there
     rtt: float
     rtt_bare: float
 
@@ -94,13 +102,23 @@ class Heap(NamedTuple):
     receive_wk: int
 
 
+class Peer(NamedTuple):
+    """What another client takes: live bytes as in Heap, least heap, bytes of .mpy."""
+
+    connected: int
+    publish_wk: int
+    receive_wk: int
+    mpy_bytes: int
+
+
 class Lab:
     """A folder with keys and code, a broker, and a TLS peer that discards what comes.
 
     To be used in a `with` statement, which ends what was started.
     """
 
-    def __init__(self, folder: Path, libraries: Path = PROJECT / "lib"):
+    def __init__(self, folder: Path, libraries: Path = PROJECT / "lib", peers: Path | None = None):
+        """peers: a folder with the sources of other clients, as the names in PEERS have them."""
         self._code = folder / "code"
         self._environment = os.environ | {"MICROPYPATH": f".frozen:{self._code}"}
         keys = folder / "pki"
@@ -124,9 +142,10 @@ class Lab:
         sources = {"deadline.py": libraries / "deadline.py"}
         for path in (*(libraries / "mqtt").glob("*.py"), *(libraries / "mtls").glob("*.py")):
             sources[f"{path.parent.name}/{path.name}"] = path
-        for name in ("mqtt_app.py", "mqtt_small.py"):
+        for name in ("mqtt_app.py", "mqtt_small.py", "mqtt_peers.py"):
             sources[name] = Path(__file__).with_name(name)
-        self.add_code(sources)
+        self.peers = mpy.python_files(peers, _PEER_FOLDERS) if peers else {}
+        self.add_code(sources | self.peers)
 
     def __enter__(self) -> "Lab":
         self._broker.start()
@@ -204,16 +223,18 @@ def measure_code(lab: Lab) -> dict[str, int]:
 
 def measure_times(lab: Lab) -> Times:
     """All that is compared within one process (mqtt_app.py)."""
-    result = lab.run("mqtt_app", rounds=_ROUNDS, round_trips=_ROUND_TRIPS)
+    with_umqtt = PEERS["umqtt.simple"] in lab.peers
+    result = lab.run("mqtt_app", rounds=_ROUNDS, round_trips=_ROUND_TRIPS, umqtt=with_umqtt)
     nodelay, coalesced, qos0 = _per_second(result["qos0"])
     qos1, sequential, window = _per_second(result["qos1"])
-    receive_bare, receive = _per_second(result["receive"])
+    receive_bare, receive, *peers = _per_second(result["receive"])
     return Times(
         Rate(qos0, nodelay),
         coalesced,
         Rate(sequential, qos1),
         Rate(window, qos1),
         Rate(receive, receive_bare),
+        peers[0] if peers else None,
         statistics.median(result["rtt"]) / 1000,
         statistics.median(result["rtt_bare"]) / 1000,
     )
@@ -234,30 +255,48 @@ def measure_heap(lab: Lab) -> Heap:
     return Heap(
         lab.run("mqtt_small", mode="live"),
         lab.run("mqtt_small", mode="live_bare"),
-        _smallest_wk(lab, "publish"),
-        _smallest_wk(lab, "receive"),
+        _smallest_wk(lab, "mqtt_small", "publish"),
+        _smallest_wk(lab, "mqtt_small", "receive"),
     )
 
 
-def _smallest_wk(lab: Lab, mode: str) -> int:
+def measure_peers(lab: Lab) -> dict[str, Peer]:
+    """The other clients whose sources are there, by name."""
+    found = {}
+    for name, path in PEERS.items():
+        if path in lab.peers:
+            mode = name.replace(".", "_").replace(" ", "_")
+            folder = path.partition("/")[0]
+            sources = {key: file for key, file in lab.peers.items() if key.startswith(folder)}
+            found[name] = Peer(
+                lab.run("mqtt_peers", client=mode, mode="live"),
+                _smallest_wk(lab, "mqtt_peers", "publish", client=mode),
+                _smallest_wk(lab, "mqtt_peers", "receive", client=mode),
+                sum(len(code) for code in mpy.compile_sources(sources).values()),
+            )
+    return found
+
+
+def _smallest_wk(lab: Lab, module: str, mode: str, **settings: Any) -> int:
     """Least heap in which the work is done; NotHeldError if it needs more than an ESP32's."""
-    if not _fits(lab, mode, _MOST_WK):
-        lab.run("mqtt_small", f"{_MOST_WK}wK", mode=mode)  # says why
+    settings["mode"] = mode
+    if not _fits(lab, module, _MOST_WK, settings):
+        lab.run(module, f"{_MOST_WK}wK", **settings)  # says why
     too_small, enough = 0, _MOST_WK
     while enough - too_small > 1:
         middle = (too_small + enough) // 2
-        if _fits(lab, mode, middle):
+        if _fits(lab, module, middle, settings):
             enough = middle
         else:
             too_small = middle
-    while not all(_fits(lab, mode, enough) for _ in range(_REPEATS)):
+    while not all(_fits(lab, module, enough, settings) for _ in range(_REPEATS)):
         enough += 1
     return enough
 
 
-def _fits(lab: Lab, mode: str, size_wk: int) -> bool:
+def _fits(lab: Lab, module: str, size_wk: int, settings: dict[str, Any]) -> bool:
     with contextlib.suppress(NotHeldError):
-        return bool(lab.run("mqtt_small", f"{size_wk}wK", mode=mode) == _LARGE)
+        return bool(lab.run(module, f"{size_wk}wK", **settings) == _LARGE)
     return False
 
 
