@@ -15,6 +15,7 @@ _PLACES = (
     "trust.",
     "romfs.",
     "mqtt.blame",
+    "mqtt.check",
     "mqtt.connect",
     "mqtt.drain",
     "mqtt.setup",

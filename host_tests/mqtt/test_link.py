@@ -217,7 +217,7 @@ def test_connect_that_the_network_takes_in_pieces(either_false_broker, puppet, v
 def test_message_waits_for_the_network(false_broker, puppet):
     """QoS 1 and 2 keep their order behind a packet that the network has not taken."""
     false_broker.shrink()
-    client = puppet(false_broker.where, heap="96wK")  # for 12 KB, twice
+    client = puppet(false_broker.where, heap="80wK")  # for 12,000 bytes and their copies
     link = connected(client, false_broker)
     busy = client.start("publish", "a", 12000)
     numbers = [client.start("publish", "a", str(n), 1 + n % 2) for n in range(6)]

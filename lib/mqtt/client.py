@@ -127,7 +127,7 @@ class Client:
         long as it is not more than keepalive_s.
         queue: messages at QoS 1 that may be on their way at once; more wait in `publish`.
         """
-        from .setup import check
+        from .check import check
 
         self.error = MQTTConnectionError("not connected")
         self.on_change = None
@@ -181,7 +181,7 @@ class Client:
         session expiry than the connection had.  Raises ValueError for what the standard does not
         allow, and nothing else.
         """
-        from .setup import disconnect
+        from .check import disconnect
 
         await disconnect(self, code, expiry_s)
 

@@ -213,11 +213,11 @@ class V311:
             from .setup import decode_connack
 
             return decode_connack(buf[at], buf[at + 1], stop)
-        codes = buf[at + 2 : stop] if kind == _SUBACK else b"\0"
-        for code in codes:
-            if code > 2 and code != 0x80:  # MQTT-3.9.3-2
-                raise malformed(kind, "code", code)
-        return stop, kind, _packet_id(buf, at), code if len(codes) == 1 else bytes(codes)
+        if kind == _SUBACK:
+            from .setup import decode_suback
+
+            return decode_suback(buf, at, stop)
+        return stop, kind, _packet_id(buf, at), 0
 
 
 def read_varint(buf, at, end):

@@ -9,7 +9,7 @@ import struct
 from micropython import const
 
 from . import codec
-from .codec import MQTTError, MQTTProtocolError, malformed, refusal, sized, text
+from .codec import MQTTProtocolError, malformed, refusal, sized, text
 
 _CONNECT = const(1)
 _CONNACK = const(2)
@@ -20,11 +20,6 @@ _UNSUBSCRIBE = const(10)
 _UNSUBACK = const(11)
 
 _FAILURE = const(0x80)  # the first code that means a failure
-_MAX_KEEPALIVE_S = const(65535)
-# Of a DISCONNECT, those that are a client's: section 3.14.2.1.
-_OUR_REASONS = const(b"\x00\x04\x80\x81\x82\x83\x90\x93\x94\x95\x96\x97\x98\x99")
-_NEVER_S = const(0xFFFFFFFF)
-_LEAST_PACKET = const(16)  # bytes; less has no room for an answer in MQTT 5
 
 
 def encode_connect(protocol, client_id, keepalive_s, clean, will, user, password, max_packet):
@@ -56,6 +51,15 @@ def decode_connack(flags, code, stop):
     return stop, _CONNACK, bool(flags), code, None
 
 
+def decode_suback(buf, at, stop):
+    """Section 3.9, in the form of `V311.decode`; not MQTT 5's."""
+    codes = buf[at + 2 : stop]
+    for code in codes:
+        if code > 2 and code != _FAILURE:  # MQTT-3.9.3-2
+            raise malformed(_SUBACK, "code", code)
+    return stop, _SUBACK, codec._packet_id(buf, at), code if len(codes) == 1 else bytes(codes)
+
+
 def check_connack(packet):
     code = packet[3]
     if code:  # section 3.2.2.3; MQTT 5 has names for the same
@@ -78,38 +82,6 @@ def encode_unsubscribe(protocol, packet_id, topic_filter):
     return codec._packet(0xA2, head + b"".join([_filter(each) for each in wanted(topic_filter)]))
 
 
-async def disconnect(client, code, expiry_s):
-    """`Client.disconnect`."""
-    packet = b"\xe0\x00"
-    if code or expiry_s is not None:
-        packet = _disconnect(client.protocol, code, expiry_s)
-    try:
-        if not client.error:
-            await client._link.send(packet)
-            await client._link.get_room()
-    except MQTTError:
-        pass  # lost just now: closed all the same
-    await client.close()
-
-
-def _disconnect(protocol, code, expiry_s):
-    """DISCONNECT of MQTT 5, section 3.14."""
-    if protocol.level == 4:
-        raise ValueError("a code or an expiry of a DISCONNECT needs MQTT 5")
-    if code not in _OUR_REASONS:
-        raise ValueError("reason code %r, expected one that a client may give" % code)
-    properties = b""
-    if expiry_s is not None:
-        if not 0 <= expiry_s <= _NEVER_S:
-            raise ValueError("expiry_s %r, expected 0 to %d" % (expiry_s, _NEVER_S))
-        if expiry_s and not protocol._of_connect.get(
-            "session_expiry_interval"
-        ):  # section 3.14.2.2.2
-            raise ValueError("expiry_s %d, expected 0: the session ends as it was begun" % expiry_s)
-        properties = struct.pack(">BI", 0x11, expiry_s)
-    return codec._packet(0xE0, bytes((code, len(properties))) + properties)
-
-
 def wanted(topic_filter):
     """Filters: of one, or of several in a list or tuple."""
     if isinstance(topic_filter, str):
@@ -130,32 +102,6 @@ def _filter(topic_filter):
         if "#" not in levels[:-1]:
             return data
     raise ValueError("topic filter %r: + and # are whole levels, # the last" % topic_filter[:40])
-
-
-def check(client):
-    """ValueError or TypeError for what no client can be made of, and no CONNECT."""
-    _, keepalive_s, _, will, _, _, max_packet = client.options
-    for name, value, least, kind in (
-        ("keepalive_s", keepalive_s, 1, int),
-        ("max_packet", max_packet, _LEAST_PACKET, int),
-        ("queue", client.queue, 1, int),
-        ("timeout_s", client.timeout_s, 0, float),
-        ("backoff_cap_s", client.backoff_cap_s, 0, float),
-    ):
-        if not isinstance(value, (kind, int)):
-            raise TypeError("%s %r, expected a number" % (name, value))
-        if value < least:
-            raise ValueError("%s %r, expected at least %d" % (name, value, least))
-    if keepalive_s > _MAX_KEEPALIVE_S:
-        raise ValueError("keepalive_s %d, expected up to %d" % (keepalive_s, _MAX_KEEPALIVE_S))
-    for each in client.brokers or (None,):
-        if not callable(each):
-            raise TypeError("brokers %r, expected a function or some" % (client.brokers,))
-    if not hasattr(client.protocol, "level"):
-        raise TypeError("protocol %r, expected V311() or V5()" % (client.protocol,))
-    if will is not None and not hasattr(will, "payload"):
-        raise TypeError("will %r, expected a Message" % (will,))
-    client.protocol.encode_connect(*client.options)
 
 
 def subscribe(client, topic_filter, *details):

@@ -24,7 +24,7 @@ from signet.image import mpy
 from signet.pki import authority
 from signet.project import PROJECT, TOOLCHAIN
 
-CORE = ("__init__", "deadline", "codec", "link", "connect", "setup", "client")
+CORE = ("__init__", "deadline", "codec", "link", "connect", "setup", "check", "client")
 # Other clients: the file by which one is known, in the folder PEERS=… of `make bench-mqtt`.
 PEERS = {
     "umqtt.simple": "umqtt/simple.py",
