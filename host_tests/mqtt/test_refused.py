@@ -32,7 +32,7 @@ def test_message_larger_than_mosquitto_takes(strict, puppet, tmp_path):
     """3.1.1 cannot say so; the store's file goes, too."""
     (tmp_path / "store").mkdir()
     store = str(tmp_path / "store")
-    client = puppet(strict.where, clean=False, store=store)
+    client = puppet(strict.where, clean=False, store=store, heap="128wK")  # to be told 3,000 bytes
     client.call("connect")
     with Observer(strict.port) as observer:
         observer.subscribe("up/#")
