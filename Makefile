@@ -106,8 +106,8 @@ clean: ## remove all that was generated, .venv and .toolchain too
 	$(PIP) install --no-deps --upgrade --target .venv/typings -r typings/requirements.txt
 	@touch $@
 
-.toolchain/stamp: tools/toolchain.py
-	$(PYTHON) tools/toolchain.py
+.toolchain/stamp: tools/signet/toolchain.py
+	$(PYTHON) tools/signet/toolchain.py .toolchain
 
 # Apart from .venv: nothing else needs it, and there are no wheels of it for every Python.
 build/fuzz/stamp:

@@ -1,6 +1,6 @@
 """Put other MQTT brokers below build/brokers, without root, from this machine's own registries.
 
-RabbitMQ comes from Debian's archive as tools/toolchain.py takes mosquitto from it, Aedes through
+RabbitMQ comes from Debian's archive as signet.toolchain takes mosquitto from it, Aedes through
 npm, aMQTT through pip. Each folder is made aside and renamed, and made again when what is wanted
 has changed. `MissingError` says what a machine lacks.
 """
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import toolchain
+from signet import toolchain
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDER = REPO / "build/brokers"

@@ -32,8 +32,9 @@ from signet.formats import (
     secure_cert,
     signing,
 )
-from signet.image import manifest, names, slot_image, symbols
+from signet.image import names, slot_image, symbols
 from signet.pki import authority
+from signet.project import manifest
 
 LAYOUT = REPO / slot_image.LAYOUT
 BURN_MAC = "24:0a:c4:01:02:03"
@@ -88,7 +89,12 @@ def make_samples(folder: Path, pki: Path, project: Path) -> None:
         put(name, (pki / name).read_bytes())
     put("boards.csv", b"id,mac,port,hw,wifi_ssid,wifi_key,factory\n"
         b'a,24:0a:c4:00:00:01,/dev/ttyUSB0,A1,"n ""x""",pass word,dump\nb,,,,,,\n')  # fmt: skip
-    put("signet.toml", b"[heap]\nreserve_kb = 32\ndata_kb = 16\n")
+    about = 'name = "a"\nmodel = "b"\nhardware = "A"\nversion = "1"\ncounter = 1\n'
+    about += 'micropython = "1.25.0"\ndata = "data"\n'
+    heap, servers = "reserve_kb = 32\ndata_kb = 16\n", 'host = "a.example"\nntp_port = 123\n'
+    tables = {"project": about, "heap": heap, "budget": "image_kb = 80\n", "servers": servers}
+    text = "".join(f"[{name}]\n{table}" for name, table in tables.items())
+    put("signet.toml", text.encode())
     pem = (pki / "release.pub").read_text()
     plan = efuse_plan.make_plan("esp32", BURN_MAC, [pem], "0" * 64)
     put("plan.json", efuse_plan.dump_plan(plan))

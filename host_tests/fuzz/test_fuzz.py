@@ -23,7 +23,8 @@ from signet import files
 from signet.device import identity
 from signet.errors import RefusedError, SignetError
 from signet.formats import filesystem, mpy_file, romfs, secure_cert
-from signet.image import manifest, symbols
+from signet.image import symbols
+from signet.project import manifest
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 

@@ -1,4 +1,4 @@
-"""What an application may take of a board's heap: its manifest, its price, and a refused build."""
+"""What an application may take of a board's heap: its price, and a refused build."""
 
 import json
 import re
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from host_tests.tool_helpers import REPO, Signet
-from signet.errors import RefusedError, SignetError
+from signet.errors import RefusedError
 from signet.image import budget, mpy, slot_image
-from signet.image.manifest import Manifest, beside, read_manifest
+from signet.project.manifest import beside
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
@@ -22,43 +22,6 @@ def write_manifest(folder: Path, text: str) -> Path:
     path = folder / "signet.toml"
     path.write_text(text)
     return path
-
-
-def test_a_manifest(tmp_path):
-    path = write_manifest(tmp_path, "[heap]\nreserve_kb = 32\ndata_kb = 20\n")
-    assert read_manifest(path) == Manifest(32, 20)
-    assert read_manifest(write_manifest(tmp_path, "")) == Manifest(0, 0)
-    assert read_manifest(write_manifest(tmp_path, "[heap]\ndata_kb = 1\n")) == Manifest(0, 1)
-
-
-BAD = {
-    "no TOML": ("heap = [", "not TOML"),
-    "unknown table": ("[head]\n", "head is not known, expected heap"),
-    "unknown key": ("[heap]\nkb = 1\n", "heap.kb is not known, expected reserve_kb, data_kb"),
-    "no table": ("heap = 16\n", "heap is no table, expected [heap]"),
-    "text": ("[heap]\nreserve_kb = '16'\n", "heap.reserve_kb is '16', expected 0 to 48"),
-    "truth": ("[heap]\nreserve_kb = true\n", "heap.reserve_kb is True, expected 0 to 48"),
-    "fraction": ("[heap]\ndata_kb = 1.5\n", "heap.data_kb is 1.5, expected 0 to 96"),
-    "below 0": ("[heap]\ndata_kb = -1\n", "heap.data_kb is -1, expected 0 to 96"),
-    "too much": ("[heap]\nreserve_kb = 49\n", "heap.reserve_kb is 49, expected 0 to 48"),
-}
-
-
-@pytest.mark.parametrize(("text", "reason"), BAD.values(), ids=BAD)
-def test_a_manifest_that_is_wrong(tmp_path, text, reason):
-    path = write_manifest(tmp_path, text)
-    with pytest.raises(SignetError) as error:
-        read_manifest(path)
-    assert str(error.value).startswith(f"{path}: {reason}")
-
-
-def test_one_that_is_not_utf8_or_not_there(tmp_path):
-    path = tmp_path / "signet.toml"
-    with pytest.raises(SignetError, match=r"signet\.toml"):
-        read_manifest(path)
-    path.write_bytes(b"\xff")
-    with pytest.raises(SignetError, match="not TOML"):
-        read_manifest(path)
 
 
 def test_where_a_manifest_is_looked_for(tmp_path):
@@ -131,23 +94,23 @@ def test_a_reserve_makes_room_and_takes_it_from_the_network():
 def test_what_does_not_fit_is_refused_with_what_would():
     cost = budget.Cost(8000, 50, 16 * 1024)
     with pytest.raises(RefusedError) as error:
-        budget.check_room(cost, Manifest(), (1, 25, 0))
+        budget.check_room(cost, 0, (1, 25, 0))
     assert "1.25.0" in str(error.value)
     assert "too many" in str(error.value)
     assert error.value.hint is not None
     wanted = int(error.value.hint.rpartition(" ")[2])
-    assert all(room.fits for room in budget.check_room(cost, Manifest(wanted), (1, 25, 0)))
+    assert all(room.fits for room in budget.check_room(cost, wanted, (1, 25, 0)))
     with pytest.raises(RefusedError):
-        budget.check_room(cost, Manifest(wanted - 4), (1, 25, 0))
+        budget.check_room(cost, wanted - 4, (1, 25, 0))
 
 
 def test_a_reserve_that_leaves_the_network_too_little_is_refused(monkeypatch):
     board = replace(budget.BOARDS[0], network=60_000)  # as much is left by each that is known
     monkeypatch.setattr(budget, "BOARDS", (board,))
     with pytest.raises(RefusedError, match="48 KB reserved leave the network"):
-        budget.check_room(budget.Cost(0, 0, 0), Manifest(48), (1, 25, 0))
+        budget.check_room(budget.Cost(0, 0, 0), 48, (1, 25, 0))
     with pytest.raises(RefusedError) as error:
-        budget.check_room(budget.Cost(0, 0, 60 * 1024), Manifest(), (1, 25, 0))
+        budget.check_room(budget.Cost(0, 0, 60 * 1024), 0, (1, 25, 0))
     assert error.value.hint == "no board has that; make code or data smaller"
 
 

@@ -12,11 +12,12 @@ REPO = Path(__file__).resolve().parents[2]
 LAYERS = (
     "micropython", "romfs", "trust", "deadline", "mtls", "mqtt", "firmware",
     "virtual_board",
-    "toolchain",
-    "signet", "signet.errors", "signet.project", "signet.files", "signet.locks", "signet.run",
+    "signet", "signet.toolchain", "signet.errors", "signet.sources", "signet.files",
+    "signet.locks", "signet.run",
     "signet.options", "signet.formats", "sealed_build", "signet.pki", "signet.image",
     "signet.board.virtual", "signet.board", "signet.device", "signet.fleet", "signet.release",
-    "signet.board.measure", "signet.board.commands", "signet.cli", "signet.__main__",
+    "signet.project", "signet.image.commands", "signet.board.measure", "signet.board.commands",
+    "signet.cli", "signet.__main__",
     "demo", "bench",
 )  # fmt: skip
 FOLDERS = {"lib": "lib", "firmware": ".", "tools": "tools"}  # and what module names begin at

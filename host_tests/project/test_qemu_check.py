@@ -12,7 +12,7 @@ from host_tests.tool_helpers import REPO
 from signet.board.measure.figures import Row, Run
 from signet.errors import SignetError
 from signet.image import mpy, slot_image
-from signet.image.manifest import Manifest, read_manifest
+from signet.project.manifest import Heap, read_manifest
 
 
 def run(*args: str, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -65,11 +65,11 @@ def test_an_application_says_what_it_needs_and_the_build_checks_it(tmp_path, mon
     for folder in (small, chosen, large):
         folder.mkdir()
     application.write(Size(2, 1), small)
-    assert read_manifest(small / "signet.toml") == Manifest(16, 2)
+    assert read_manifest(small / "signet.toml").heap == Heap(16, 2)
     application.write(Size(2, 1, 20), chosen)
-    assert read_manifest(chosen / "signet.toml") == Manifest(20, 2)
+    assert read_manifest(chosen / "signet.toml").heap == Heap(20, 2)
     application.write(Size(90, 1), large)
-    assert read_manifest(large / "signet.toml") == Manifest(48, 90)
+    assert read_manifest(large / "signet.toml").heap == Heap(48, 90)
     monkeypatch.chdir(REPO)
     (tmp_path / "pki").mkdir()
     bench = qemu_check.Bench(tmp_path / "pki", Size(2, 1, 20), "wifi")

@@ -1,11 +1,11 @@
-"""tools/toolchain.py: what it takes, what it refuses, and that a failure leaves all as it was."""
+"""signet.toolchain: what it takes, what it refuses, and that a failure leaves all as it was."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-import toolchain
+from signet import toolchain
 
 GOOD = {
     "micropython": "exit 0",
@@ -28,13 +28,11 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path) -> Path:
     """A project folder with an earlier .toolchain in it."""
     folder = tmp_path / "project"
     (folder / ".toolchain").mkdir(parents=True)
     (folder / ".toolchain/earlier").touch()
-    monkeypatch.setattr(toolchain, "REPO", folder)
-    monkeypatch.setattr(toolchain, "TARGET", folder / ".toolchain")
     return folder
 
 
@@ -44,7 +42,7 @@ def write_program(path: Path, script: str) -> None:
 
 
 def test_good_programs_on_path_are_taken(programs: Path, project: Path) -> None:
-    assert toolchain.main() == 0
+    assert toolchain.main([str(project / ".toolchain")]) == 0
     starter = (project / ".toolchain/bin/mosquitto").read_text()
     assert starter == f'#!/bin/sh\nexec {programs / "mosquitto"} "$@"\n'
     assert [path.name for path in project.iterdir()] == [".toolchain"]
@@ -82,7 +80,7 @@ def test_failure_says_what_is_needed_and_changes_nothing(
     write_program(programs / "apt-get", "echo 'E: no network' >&2; exit 100")
     write_program(programs / "dpkg-deb", "exit 0")
     monkeypatch.setattr(toolchain, "KEYRING", programs / "apt-get")
-    assert toolchain.main() == 2
+    assert toolchain.main([str(project / ".toolchain")]) == 2
     printed = capfd.readouterr().err
     assert "apt-get exited with 100:\n  E: no network" in printed
     assert "needed: MicroPython ≥ 1.25" in printed

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from signet import files
 from signet.errors import SignetError
-from signet.image import budget, manifest, mpy, slot_image
-from signet.project import PROJECT
+from signet.image import budget, mpy, slot_image
+from signet.project import manifest
+from signet.sources import SOURCE
 
 _FORM = re.compile(r"data=(\d{1,3}),mpy=(\d{1,3})(?:,reserve=(\d{1,2}))?")
 _MANIFEST = "[heap]\nreserve_kb = {reserve_kb}\ndata_kb = {data_kb}\n"
@@ -96,12 +97,12 @@ def write(size: Size, folder: Path) -> Path:
     if reserve_kb is None:
         # Any release: its names are short, as in the one that will be built.
         release = slot_image.Release("0", "any", 0, slot_image.DEFAULT_PLATFORM, 0)
-        compiled = slot_image.build(release, PROJECT, app).files
-        sources = slot_image.slot_sources(PROJECT, app)
+        compiled = slot_image.build(release, SOURCE, app).files
+        sources = slot_image.slot_sources(SOURCE, app)
         cost = budget.application_cost(sources, compiled, size.data_kb)
         # If nothing fits, the build says by how much.
         reserve_kb = budget.least_reserve_kb(cost, slot_image.DEFAULT_PLATFORM)
-        reserve_kb = reserve_kb or manifest.MOST_RESERVE_KB
+        reserve_kb = reserve_kb or budget.MOST_RESERVE_KB
     text = _MANIFEST.format(reserve_kb=reserve_kb, data_kb=size.data_kb)
     files.replace_file(folder / manifest.NAME, text.encode(), files.OURS)
     return app

@@ -23,8 +23,8 @@ from signet.device.settings import Settings
 from signet.formats import documents, signing
 from signet.image import mpy, slot_image, stage1
 from signet.pki import authority
-from signet.project import PROJECT
 from signet.release import publishing
+from signet.sources import SOURCE
 from trust.image import Descriptor
 
 BALLAST_KB = (0, 90, 180)  # by which the images of the update's heap are larger than the real one
@@ -105,7 +105,7 @@ def make_fleet(stage: Stage) -> None:
 
 
 def measure_stage1() -> Size:
-    compiled = stage1.compile_modules(PROJECT)
+    compiled = stage1.compile_modules(SOURCE)
     return Size({name: len(code) for name, code in compiled.items()}, _empty_len(compiled))
 
 
@@ -201,7 +201,7 @@ def _make_image(
         ballast = random.Random(ballast_kb).randbytes(ballast_kb * 1024)
         (data / "ballast").write_bytes(ballast)
     described = slot_image.Release(version, MODEL, counter, slot_image.DEFAULT_PLATFORM, _BUILT)
-    unsigned = slot_image.build_image(described, PROJECT, app, data)
+    unsigned = slot_image.build_image(described, SOURCE, app, data)
     return slot_image.sign_image(unsigned, stage.pki / "release.key")
 
 
@@ -220,7 +220,7 @@ def _new_board(
     settings = Settings(
         DEVICE, MODEL, "A1", address["broker"], address["images"], address["ntp"], _WATCHDOG_S
     )
-    flash_file.provision(settings, stage.pki, signed, PROJECT, stage.flash)
+    flash_file.provision(settings, stage.pki, signed, SOURCE, stage.flash)
     mark, started = stage.mark, time.monotonic()
     with VirtualBoard(stage.flash.parent, heap=heap) as stage.board:
         stage.board.power_on(record_heap=record_heap)

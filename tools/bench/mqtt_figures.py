@@ -22,7 +22,7 @@ from signet.fleet.image_server import server_context
 from signet.fleet.serving import LOOPBACK
 from signet.image import mpy
 from signet.pki import authority
-from signet.project import PROJECT, TOOLCHAIN
+from signet.sources import SOURCE, find_tool
 
 CORE = ("__init__", "deadline", "codec", "link", "connect", "setup", "check", "client")
 # Other clients: the file by which one is known, in the folder PEERS=… of `make bench-mqtt`.
@@ -32,7 +32,6 @@ PEERS = {
     "mqtt_as 5": "mqtt_as/__init__.py",
 }
 _PEER_FOLDERS = ("umqtt", "mqtt_as")
-_MICROPYTHON = TOOLCHAIN / "micropython"
 _HEAP = "64wK"  # an ESP32's first heap segment, scaled by the size of a word
 _ROUNDS = 25
 _ROUND_TRIPS = 100
@@ -117,7 +116,7 @@ class Lab:
     To be used in a `with` statement, which ends what was started.
     """
 
-    def __init__(self, folder: Path, libraries: Path = PROJECT / "lib", peers: Path | None = None):
+    def __init__(self, folder: Path, libraries: Path = SOURCE / "lib", peers: Path | None = None):
         """peers: a folder with the sources of other clients, as the names in PEERS have them."""
         self._code = folder / "code"
         self._environment = os.environ | {"MICROPYPATH": f".frozen:{self._code}"}
@@ -165,7 +164,7 @@ class Lab:
 
     def run(self, module: str, heap: str = _HEAP, **settings: Any) -> Any:
         """The result of a module under MicroPython; NotHeldError if it fails."""
-        command = [str(_MICROPYTHON), "-X", f"heapsize={heap}", "-m", module]
+        command = [str(find_tool("micropython")), "-X", f"heapsize={heap}", "-m", module]
         try:
             done = subprocess.run(
                 command, input=json.dumps(self.settings | settings) + "\n", timeout=_RUN_S,
@@ -213,7 +212,7 @@ def measure_code(lab: Lab) -> dict[str, int]:
     NotHeldError if a client at QoS 1 needs a module that is not counted as core.
     """
     name = "lib/deadline.py"
-    sources = mpy.python_files(PROJECT, ["lib/mqtt"]) | {name: PROJECT / name}
+    sources = mpy.python_files(SOURCE, ["lib/mqtt"]) | {name: SOURCE / name}
     extra = {name.removeprefix("mqtt.") for name in lab.run("mqtt_small", mode="loaded")}
     extra.difference_update(CORE)
     if extra:

@@ -18,7 +18,7 @@ from signet import files
 from signet.errors import SignetError
 from signet.image import slot_image
 from signet.pki import authority
-from signet.project import PROJECT
+from signet.sources import SOURCE
 
 BOARDS = int(os.environ.get("SIGNET_BOARDS", "400"))
 MODEL = "signet-bench"
@@ -69,7 +69,7 @@ def measure(folder: Path, progress: Progress) -> tuple[list[Row], Notes]:
     authority.init_pki(folder / "pki", ["localhost"])
     release = slot_image.Release("1.0.0", MODEL, 1, slot_image.DEFAULT_PLATFORM, int(time.time()))
     signed = folder / "signed.img"
-    unsigned = slot_image.build_image(release, PROJECT)
+    unsigned = slot_image.build_image(release, SOURCE)
     content = slot_image.sign_image(unsigned, folder / "pki/release.key")
     files.replace_file(signed, content, files.OURS)
     cores = len(os.sched_getaffinity(0))

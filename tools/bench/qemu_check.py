@@ -29,9 +29,9 @@ from signet.errors import SignetError
 from signet.fleet.serving import LOOPBACK, free_port
 from signet.image import slot_image
 from signet.pki import authority
-from signet.project import PROJECT
+from signet.sources import SOURCE
 
-KEPT = PROJECT / "docs/measured.json"
+KEPT = SOURCE / "docs/measured.json"
 DEVICE = "dev-0001"
 MODEL = "signet-check"
 _FOLDER = Path("build/qemu-check")
@@ -83,7 +83,7 @@ class Bench:
         broker, images, ntp = (f"{emulator.HOST}:{free_port()}" for _ in range(3))
         settings = Settings(DEVICE, MODEL, "A1", broker, images, ntp, _WATCHDOG_S)
         device = work / "device.bin"
-        flash_file.provision(settings, self.pki, self.first, PROJECT, device, wifi=self._wifi)
+        flash_file.provision(settings, self.pki, self.first, SOURCE, device, wifi=self._wifi)
         chip, _ = real_flash.build_board_flash(micropython, device)
         chip.save_new(work / "flash.bin")
         return work / "flash.bin"
@@ -158,7 +158,7 @@ def main(
 ) -> None:  # fmt: skip
     """Drive a new board with each of the stock MicroPython images; exit code 0 if all held."""
     images = tuple(image.resolve() for image in images)
-    os.chdir(PROJECT)
+    os.chdir(SOURCE)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the broker would be left over
     try:
         size = application.parse_size(app) if app else None

@@ -19,7 +19,7 @@ from demo.stage import claim_folder
 from demo.transcript import NotHeldError
 from signet import files
 from signet.errors import SignetError
-from signet.project import PROJECT
+from signet.sources import SOURCE
 
 WIDTH = 80
 WORD_LEN = 8  # bytes of a machine word, in the host's MicroPython
@@ -60,7 +60,7 @@ def run(name: str, measure: Measure) -> None:
     name: of the command, for its messages. Ends with exit code 2 if something could not be
     measured, 1 if interrupted; no file is written then.
     """
-    os.chdir(PROJECT)
+    os.chdir(SOURCE)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the broker would be left over
     folder, result = Path("build", name), Path("build", f"{name}.json")
     started = time.monotonic()

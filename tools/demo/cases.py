@@ -10,8 +10,8 @@ from demo.transcript import NotHeldError
 from signet.board.virtual.cycle import Exit, PowerCut
 from signet.formats import documents, flash
 from signet.image import slot_image
-from signet.project import PROJECT
 from signet.run import run_program
+from signet.sources import SOURCE
 
 _TRIES = 3  # boots that a new release gets to prove itself
 _BLOCK_LEN = 4096
@@ -170,7 +170,7 @@ def _find_operation(stage: Stage, block: int) -> int:
 
     The next update, after a power-on, writes about the same in the same order.
     """
-    layout = {row.label: row for row in flash.load_layout(PROJECT / slot_image.LAYOUT)}
+    layout = {row.label: row for row in flash.load_layout(SOURCE / slot_image.LAYOUT)}
     address = layout["slot_b"].offset + block * _BLOCK_LEN
     for number, operation in enumerate(stage.board.flash_ops(), 1):
         if (operation.kind, operation.address) == ("program", address):

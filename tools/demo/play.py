@@ -23,8 +23,8 @@ from demo.transcript import NotHeldError, Transcript
 from signet.errors import SignetError
 from signet.fleet.serving import LOOPBACK
 from signet.formats.flash import Flash
-from signet.project import PROJECT
 from signet.run import run_program
+from signet.sources import SOURCE
 from trust.identity import Identity
 
 WATCHDOG_S = 6
@@ -253,7 +253,7 @@ def keep(stage: Stage) -> None:
 @click.option("--bind", default=LOOPBACK, show_default=True, help="Where servers listen.")
 def main(keeps: bool, folder: Path, host: str | None, wifi: str | None, bind: str) -> None:
     """Show Signet's main job on a virtual board; exit code 0 only if every step held."""
-    os.chdir(PROJECT)
+    os.chdir(SOURCE)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the broker would be left over
     try:
         with claim_folder(folder), Stage(folder, Transcript(), host, wifi, bind) as stage:

@@ -30,8 +30,8 @@ from signet.formats import documents
 from signet.formats.flash import Flash
 from signet.image import slot_image
 from signet.pki import authority
-from signet.project import PROJECT
 from signet.release import publishing
+from signet.sources import SOURCE
 from trust import state as boot_state
 
 DEVICE = "dev-0001"
@@ -174,7 +174,7 @@ class Stage:
     def make_image(self, release_: slot_image.Release, app: Path | None = None) -> bytes:
         """Build and sign an image of this checkout, without a word."""
         return slot_image.sign_image(
-            slot_image.build_image(release_, PROJECT, app), self.pki / "release.key"
+            slot_image.build_image(release_, SOURCE, app), self.pki / "release.key"
         )
 
     def make_order(self, content: bytes) -> documents.Document:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from signet.project import PROJECT
+from signet import sources
 
 EXIT_CODES = "Exit codes: 0 done, 1 refused (verification or policy), 2 usage or environment."
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -20,8 +20,8 @@ _NEXT_LINE = "\n  "
 SOURCE = click.option(
     "--source",
     type=FOLDER,
-    default=PROJECT,
-    help="Project folder: boot.py, main.py, firmware/, lib/. Default: this checkout.",
+    default=sources.SOURCE,
+    help="Device code: boot.py, main.py, firmware/, lib/. Default: Signet's own.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 PKI = click.option("--pki", "pki_folder", type=FOLDER, required=True, help="Folder of `pki init`.")

@@ -26,7 +26,10 @@ def find_program(name: str) -> Path:
     """The path of a program installed beside this Python."""
     path = Path(sys.executable).parent / name
     if not path.exists():
-        raise SignetError(f"{path}: program not found", "make setup installs it")
+        raise SignetError(
+            f"{path}: program not found",
+            "it comes with Signet, as a dependency: install that again",
+        )
     return path
 
 

@@ -15,7 +15,7 @@ from signet.board.virtual.cycle import BoardError
 from signet.errors import RefusedError
 from signet.image import stage1
 from signet.options import FILE, FOLDER, JSON, PKI, echo, echo_json
-from signet.project import PROJECT
+from signet.sources import SOURCE
 
 _BOARD = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 _FLASH = click.argument("path", metavar="FLASH", type=FILE)
@@ -102,11 +102,11 @@ def board_flash(path: Path, port: str, baud: int, dry_run: bool) -> None:
 
 @group.command("deploy")
 @click.option("--port", required=True, help="Serial port of a development board, in its REPL.")
-@click.option("--source", type=FOLDER, default=PROJECT,
-              help="Project folder. Default: this checkout.")  # fmt: skip
+@click.option("--source", type=FOLDER, default=SOURCE,
+              help="Device code. Default: Signet's own.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the commands only.")
 def board_deploy(port: str, source: Path, dry_run: bool) -> None:
-    """Copy this checkout's stage 1 to a development board and restart it.
+    """Copy stage 1 to a development board and restart it.
 
     Stop the board with Ctrl-C first (`make console`). The application is in a signed slot: build,
     sign and publish it as any release. Any other board than one of profile dev is refused.

@@ -21,7 +21,7 @@ from signet.errors import EXIT_REFUSED, RefusedError
 from signet.formats import signing
 from signet.formats.documents import MAX_LIFETIME_S, sign_document, utc
 from signet.image import slot_image
-from signet.image.manifest import MOST_RESERVE_KB
+from signet.image.budget import MOST_RESERVE_KB
 from signet.options import FILE, INVENTORY, JSON, PKI, SOURCE, echo, echo_json, note, printable
 from trust.identity import PROFILES
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from signet.errors import SignetError
 from signet.image import slot_image
-from signet.image.manifest import MOST_RESERVE_KB
+from signet.image.budget import MOST_RESERVE_KB
 from signet.pki import names
 
 MIN_WATCHDOG_S = 5  # a TLS handshake can hold the event loop for more than a second

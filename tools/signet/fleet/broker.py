@@ -17,7 +17,6 @@ import contextlib
 import os
 import pwd
 import resource
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,8 +26,8 @@ from signet import files, locks
 from signet.errors import SignetError
 from signet.fleet import logs
 from signet.pki import authority, names
-from signet.project import TOOLCHAIN
 from signet.run import ending_with_us
+from signet.sources import find_tool
 
 MAX_DEVICES = 10_000  # connections at once; fewer where this process may open fewer files
 MEMORY_LIMIT = 1 << 30  # bytes of heap; who wants more is disconnected
@@ -146,7 +145,7 @@ class Broker:
 
         Raises SignetError if it does not, with its own words, or if one runs on this folder.
         """
-        program = _find_mosquitto()
+        program = find_tool("mosquitto")
         refusal = f"{self._folder}: a broker runs on it already"
         claimed = locks.claim(
             self._folder / "lock", refusal, "stop it first, or use another folder"
@@ -270,17 +269,6 @@ def _count_devices() -> int:
     if most == resource.RLIM_INFINITY:
         return MAX_DEVICES
     return max(1, min(MAX_DEVICES, most - _OTHER_FILES))
-
-
-def _find_mosquitto() -> Path:
-    """The one that `make setup` put beside the tools, else the one on PATH."""
-    ours = TOOLCHAIN / "mosquitto"
-    found = (
-        ours if ours.exists() else shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin")
-    )
-    if found is None:
-        raise SignetError("mosquitto: program not found", "make setup installs it")
-    return Path(found)
 
 
 def _last_error(log: bytes) -> str:

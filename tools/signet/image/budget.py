@@ -15,9 +15,9 @@ from pathlib import Path
 from signet.errors import RefusedError
 from signet.formats import mpy_file
 from signet.image import mpy, names
-from signet.image.manifest import MOST_RESERVE_KB, Manifest
 
 FIRST_SEGMENT = 56_000
+MOST_RESERVE_KB = 48  # a larger piece of the heap cannot be cut out of an ESP32's memory
 DEFAULT_RESERVE_KB = 16  # `_HEAP_KB` of firmware/ondemand/start.py
 ENOUGH_FOR_NETWORK = 24 * 1024
 LEAST_FOR_NETWORK = 12 * 1024  # below it, connections fail for lack of memory
@@ -128,9 +128,9 @@ def rooms(cost: Cost, reserve_kb: int, least: tuple[int, int, int]) -> list[Room
     ]
 
 
-def check_room(cost: Cost, manifest: Manifest, least: tuple[int, int, int]) -> list[Room]:
+def check_room(cost: Cost, reserve_kb: int, least: tuple[int, int, int]) -> list[Room]:
     """The rooms, for an application that fits each board; else RefusedError with what to do."""
-    found = rooms(cost, manifest.reserve_kb, least)
+    found = rooms(cost, reserve_kb, least)
     problems = [_problem(room) for room in found if not room.fits]
     if not problems:
         return found

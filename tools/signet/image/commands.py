@@ -11,8 +11,9 @@ from signet import files
 from signet.errors import refusals_about
 from signet.formats import signing
 from signet.formats.documents import utc
-from signet.image import budget, manifest, names, slot_image, symbols
+from signet.image import budget, names, slot_image, symbols
 from signet.options import FILE, FOLDER, JSON, SOURCE, U32, echo, echo_json
+from signet.project import manifest
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
@@ -87,14 +88,14 @@ def image_build(
     """
     now = int(time.time())
     path = manifest_path or manifest.beside(app, source)
-    needs = manifest.read_manifest(path) if path else manifest.Manifest()
+    heap = manifest.read_manifest(path).heap if path else manifest.Heap()
     release = slot_image.Release(
         version, model, counter, min_platform, now if build_time is None else build_time, profile,
-        needs.reserve_kb,
+        heap.reserve_kb,
     )  # fmt: skip
     build = slot_image.build(release, source, app, data)
-    cost = budget.application_cost(slot_image.slot_sources(source, app), build.files, needs.data_kb)
-    rooms = budget.check_room(cost, needs, min_platform)
+    cost = budget.application_cost(slot_image.slot_sources(source, app), build.files, heap.data_kb)
+    rooms = budget.check_room(cost, heap.reserve_kb, min_platform)
     symbols.write_build(output, release, build)
     echo(
         f"{output}: {version} for {model}, {profile}, counter {counter}, "

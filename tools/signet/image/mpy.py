@@ -89,26 +89,54 @@ def reached(sources: dict[str, Path], starts: Iterable[str]) -> set[str]:
     return found
 
 
+def imports(path: Path, package: str) -> Iterator[str]:
+    """Full names of modules that a file's imports stand for, wherever in it, and perhaps of more.
+
+    package: that of the file, in which `from .module` is looked for. `from module import name`
+    gives module.name, too, which need not be one.
+    """
+    return _modules(_nodes(path), package)
+
+
+def _nodes(path: Path) -> list[ast.AST]:
+    try:
+        return list(ast.walk(ast.parse(path.read_bytes())))
+    except (OSError, SyntaxError, ValueError):  # to compile it will fail, too, and say why
+        return []
+
+
+def _modules(nodes: list[ast.AST], package: str) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                origin = resolve_name("." * node.level + (node.module or ""), package)
+            except ImportError:  # beyond the top; the board will say so, if it ever gets there
+                continue
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def package_name(path: str) -> str:
+    """The package that a file of a slot is in."""
+    return path.removeprefix("lib/").rpartition("/")[0].replace("/", ".")
+
+
 def _imported(name: str, path: Path) -> Iterator[str]:
     """Paths that the imports of a file, and texts in it, may stand for."""
-    package = name.removeprefix("lib/").rpartition("/")[0].replace("/", ".")
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # to compile it will fail, too, and say why
-        return
-    for node in ast.walk(tree):
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            origin = resolve_name("." * node.level + (node.module or ""), package)
-            modules = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            modules = [node.value] if _DOTTED_NAME.fullmatch(node.value) else []
-        for module in modules:
-            parts = module.split(".")
-            for end in range(1, len(parts) + 1):  # its packages, too
-                stem = "/".join(parts[:end])
-                for folder in ("", "lib/"):
-                    yield f"{folder}{stem}.py"
-                    yield f"{folder}{stem}/__init__.py"
+    nodes = _nodes(path)
+    texts = (
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and _DOTTED_NAME.fullmatch(node.value)
+    )
+    for module in (*_modules(nodes, package_name(name)), *texts):
+        parts = module.split(".")
+        for end in range(1, len(parts) + 1):  # its packages, too
+            stem = "/".join(parts[:end])
+            for folder in ("", "lib/"):
+                yield f"{folder}{stem}.py"
+                yield f"{folder}{stem}/__init__.py"

@@ -77,19 +77,24 @@ def build_image(
 
 
 def build(
-    release: Release, source: Path, app: Path | None = None, data: Path | None = None
+    release: Release,
+    source: Path,
+    app: Path | None = None,
+    data: Path | None = None,
+    lib: Path | None = None,
 ) -> Build:
     """Compile firmware/ and lib/ of a source folder into an unsigned slot image.
 
     What is in lib/ is at the top of the archive, as modules are imported, if something in the image
     imports or names it; firmware/board and stage 1 stay out, and so does all that is no .py file.
     app: a file that takes the place of firmware/app.py. data: a folder of files for the
-    application, which finds them in /slot/data.
+    application, which finds them in /slot/data. lib: a folder of modules for the application,
+    packed as those of the source's own.
     Names are shortened (`signet.image.names`), but for a dev image. Raises SignetError for a wrong
     field, a file that does not compile, RefusedError for an image that is larger than a slot.
     """
     _check_release(release)
-    sources = slot_sources(source, app)
+    sources = slot_sources(source, app, lib)
     used = mpy.reached(sources, [name for name in sources if not name.startswith("lib/")])
     compiled = mpy.compile_sources(
         {name: sources[name] for name in used}, debug=release.profile == "dev"
@@ -171,11 +176,16 @@ def check_profile(profile: str) -> None:
         raise SignetError(f"profile {profile!r}, expected one of {', '.join(PROFILES)}")
 
 
-def slot_sources(source: Path, app: Path | None = None) -> dict[str, Path]:
-    """Path in the slot (but .py) and source file of everything that a slot image holds."""
+def slot_sources(source: Path, app: Path | None = None, lib: Path | None = None) -> dict[str, Path]:
+    """Path in the slot (but .py) and source file of everything that a slot image may hold.
+
+    Raises SignetError if a module in lib would hide one of the source's, or of MicroPython's that
+    those import.
+    """
+    everything = mpy.python_files(source, ("firmware", "lib"))
     found = {
         name: path
-        for name, path in mpy.python_files(source, ("firmware", "lib")).items()
+        for name, path in everything.items()
         if not name.startswith(("firmware/board/", "lib/trust/", "lib/romfs/"))
     }
     if not any(name.startswith("firmware/") for name in found):
@@ -184,7 +194,34 @@ def slot_sources(source: Path, app: Path | None = None) -> dict[str, Path]:
         )
     if app is not None:
         found["firmware/app.py"] = app
+    if lib is not None:
+        own = {f"lib/{name}": path for name, path in mpy.python_files(lib, (".",)).items()}
+        if own:
+            _check_hides(own, _taken_names(everything))
+        found |= own
     return found
+
+
+def _taken_names(everything: dict[str, Path]) -> dict[str, str]:
+    """Top-level names that modules of the source have or import, and whose each is."""
+    names = {"data": "the folder of data files"}
+    for name, path in everything.items():
+        if not name.startswith("firmware/board/"):
+            for module in mpy.imports(path, mpy.package_name(name)):
+                names[module.partition(".")[0]] = "a module of MicroPython"
+    # After those: what the source has is its own, whoever imports it.
+    return names | {
+        mpy.module_name(name).partition(".")[0]: "a module of Signet" for name in everything
+    }
+
+
+def _check_hides(own: dict[str, Path], taken: dict[str, str]) -> None:
+    for name, path in own.items():
+        top = mpy.module_name(name).partition(".")[0]
+        if top in taken:
+            raise SignetError(
+                f"{path}: {top} is {taken[top]}, which it would hide", "give it another name"
+            )
 
 
 def _slot_len(source: Path) -> int:

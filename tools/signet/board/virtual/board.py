@@ -23,9 +23,8 @@ from signet.board.virtual.cycle import (
     Setup,
     write_private,
 )
-from signet.project import TOOLCHAIN
+from signet.sources import find_tool
 
-_MICROPYTHON = TOOLCHAIN / "micropython"
 # 64 KB scaled by the size of a word (an ESP32 has 56,000 bytes before it takes more from the IDF),
 # and 13 for the shims, which are in flash on a chip. What this allows a chip may not, as bytecode
 # and strings do not shrink with the word; but a chip's heap can grow (docs/benchmarks.md).
@@ -66,12 +65,14 @@ class VirtualBoard:
     def __init__(
         self,
         folder: Path,
-        micropython: Path = _MICROPYTHON,
+        micropython: Path | None = None,
         heap: str = HEAP,
         on_line: Callable[[str], None] | None = None,
         idf_heaps: IdfHeaps = IDF_HEAPS,
     ):
-        """heap: an argument of -X heapsize. on_line: called with each stamped console line.
+        """micropython: the interpreter; None: the one that Signet installs.
+
+        heap: an argument of -X heapsize. on_line: called with each stamped console line.
 
         idf_heaps: what the firmware is told of the IDF's heaps.
         """
@@ -103,12 +104,13 @@ class VirtualBoard:
         flash_ops and heap_samples work; the heap is then collected at every flash operation.
         """
         self.power_off()
-        if not self._micropython.exists():
-            raise BoardError(f"{self._micropython}: no MicroPython", "make setup")
+        micropython = self._micropython or find_tool("micropython")
+        if not micropython.exists():
+            raise BoardError(f"{micropython}: no MicroPython")
         self._lock = _lock_flash(self.folder)
         setup = Setup(
             self.folder,
-            self._micropython,
+            micropython,
             self._heap,
             cut,
             power_returns,

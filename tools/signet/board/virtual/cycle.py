@@ -29,9 +29,9 @@ from signet.errors import SignetError
 from signet.formats import idf
 from signet.formats.flash import Partition
 from signet.image import mpy
-from signet.project import PROJECT
+from signet.sources import SOURCE
 
-_SHIMS = PROJECT / "tools/virtual_board"
+_SHIMS = SOURCE / "tools/virtual_board"
 _START = "start.py"  # the only one that the interpreter takes as source
 _ESPRESSIF_OUI = "240ac4"
 _MAX_LINES = 100_000

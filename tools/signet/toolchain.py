@@ -1,9 +1,11 @@
-"""Put MicroPython's unix port and mosquitto into .toolchain/bin, without root.
+"""Put MicroPython's unix port and mosquitto into a folder, without root.
+
+    python3 tools/signet/toolchain.py .toolchain
 
 Programs on PATH are used when they are good enough (NEEDS). Otherwise, on Debian, Debian 13's
 packages come from the mirror that the machine's own apt uses. apt does the work, in a private state
 folder: it verifies the archive's signature and every hash. The packages are unpacked into
-.toolchain/root and started through their own loader, because they need a newer libc.
+its folder `root` and started through their own loader, because they need a newer libc.
 The folder is built aside and renamed, so an interrupted run leaves nothing half done.
 Standard library only: this runs before anything is installed.
 """
@@ -18,8 +20,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
-TARGET = REPO / ".toolchain"
 SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -161,11 +161,28 @@ def install_from_debian(build: Path, work: Path) -> None:
     raise ToolchainError("\n".join(failures))
 
 
-def install() -> None:
-    """Make TARGET anew: starters of programs on PATH, or of Debian's packages."""
-    for stale in REPO.glob(".toolchain-*"):  # of a run that was killed
+def install(target: Path) -> None:
+    """Make the folder anew: starters of programs on PATH, or of Debian's packages.
+
+    A second call waits for the first to end. Raises ToolchainError, and the folder is as it was.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(target.parent, os.O_RDONLY)
+    except OSError as error:
+        raise ToolchainError(f"{target.parent}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(target)
+    finally:
+        os.close(lock)
+
+
+def _install(target: Path) -> None:
+    prefix = f"{target.name}-"
+    for stale in target.parent.glob(f"{prefix}*"):  # of a run that was killed
         shutil.rmtree(stale)
-    with tempfile.TemporaryDirectory(prefix=".toolchain-", dir=REPO) as folder:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
         build, work = Path(folder, "build"), Path(folder, "work")
         (build / "bin").mkdir(parents=True)
         installed = find_installed()
@@ -177,16 +194,17 @@ def install() -> None:
             install_from_debian(build, work)
         run(build / "bin/micropython", "-c", MICROPYTHON_CHECK)
         (build / "stamp").touch()
-        if TARGET.exists():
-            TARGET.rename(Path(folder, "old"))
-        build.rename(TARGET)
+        if target.exists():
+            target.rename(Path(folder, "old"))
+        build.rename(target)
 
 
-def main() -> int:
-    lock = os.open(REPO, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make setup` waits for the first
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: toolchain.py FOLDER", file=sys.stderr)
+        return 2
     try:
-        install()
+        install(Path(arguments[0]).absolute())
     except ToolchainError as error:
         hints = (line for name, line in INSTALL_COMMANDS.items() if shutil.which(name))
         print(f"toolchain: error: {error}\ntoolchain: needed: {NEEDS}", file=sys.stderr)
@@ -196,4 +214,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""A user's own project: a folder with an application, `app.py`, and a `signet.toml` about it.
+
+    app.py        async def run(device)
+    lib/          modules that it imports
+    data/         files that it opens in /slot/data, if signet.toml names the folder
+    tests/        its own tests
+
+Signet's device code is not in it: that comes from `signet.sources`. What the tools make for the
+project, keys and boards among it, is in `.signet`, for its owner's eyes only.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from signet.errors import RefusedError, SignetError
+from signet.image import budget, slot_image
+from signet.project import manifest
+from signet.project.manifest import About, Budget, Heap, Servers
+from signet.sources import SOURCE
+
+_KB = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project(About):
+    """A project whose signet.toml was read and checked; its fields are those of [project]."""
+
+    folder: Path
+    heap: Heap
+    budget: Budget
+    servers: Servers
+
+    @property
+    def app(self) -> Path:
+        return self.folder / "app.py"
+
+    @property
+    def lib(self) -> Path:
+        """May be absent: git keeps no empty folder."""
+        return self.folder / "lib"
+
+    @property
+    def state(self) -> Path:
+        """What the tools make for the project."""
+        return self.folder / ".signet"
+
+
+def load(folder: Path) -> Project:
+    """The project in a folder. Raises SignetError with what was expected and found."""
+    path = folder / manifest.NAME
+    if not path.is_file():
+        raise SignetError(f"{folder}: no project: expected {manifest.NAME} in it")
+    read = manifest.read_manifest(path)
+    if read.about is None:
+        raise SignetError(f"{path}: project is missing, expected the table [project]")
+    project = Project(
+        **vars(read.about),
+        folder=folder,
+        heap=read.heap,
+        budget=read.budget,
+        servers=read.servers,
+    )
+    if not project.app.is_file():
+        raise SignetError(f"{project.app}: no such file, expected the application")
+    if project.data is not None and not project.data.is_dir():
+        raise SignetError(f"{path}: project.data names {project.data}, which is no folder")
+    return project
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What an image and its application take. image: bytes, signed."""
+
+    image: int
+    cost: budget.Cost
+    rooms: list[budget.Room]
+
+
+def release(project: Project, profile: str, build_time: int | None = None) -> slot_image.Release:
+    """What the descriptor of its image says. build_time: Unix seconds; None: now."""
+    return slot_image.Release(
+        project.version,
+        project.model,
+        project.counter,
+        project.micropython,
+        int(time.time()) if build_time is None else build_time,
+        profile,
+        project.heap.reserve_kb,
+    )
+
+
+def build(project: Project, profile: str, build_time: int | None = None) -> slot_image.Build:
+    """Its unsigned image. Raises RefusedError, too, for what `weigh` refuses."""
+    built = slot_image.build(
+        release(project, profile, build_time), SOURCE, project.app, project.data, project.lib
+    )
+    weigh(project, built, profile)
+    return built
+
+
+def weigh(project: Project, built: slot_image.Build, profile: str) -> Weight:
+    """What a build of the project takes.
+
+    Raises RefusedError if no board has that, or it is above [budget]. A dev image is not held to
+    [budget]: it is larger than what will be shipped.
+    """
+    sources = slot_image.slot_sources(SOURCE, project.app, project.lib)
+    cost = budget.application_cost(sources, built.files, project.heap.data_kb)
+    rooms = budget.check_room(cost, project.heap.reserve_kb, project.micropython)
+    weight = Weight(len(built.content) + slot_image.BLOCK_LEN, cost, rooms)
+    if profile != "dev":
+        for key, taken, most_kb in (
+            ("image_kb", weight.image, project.budget.image_kb),
+            ("heap_kb", cost.total, project.budget.heap_kb),
+        ):
+            if most_kb is not None and taken > most_kb * _KB:
+                raise RefusedError(
+                    f"{project.folder / manifest.NAME}: budget.{key} is {most_kb}, "
+                    f"and the build takes {taken / _KB:.1f}"
+                )
+    return weight
