@@ -132,10 +132,9 @@ def test_an_application_that_fits_no_board_is_refused(make):
 
 def test_what_it_takes(make):
     loaded = project.load(make("[heap]\ndata_kb = 2\n"))
-    built = project.build(loaded, "production")
-    weight = project.weigh(loaded, built, "production")
+    release, built, weight = project.make(loaded, "production")
     assert weight.image == len(built.content) + 4096
     assert weight.cost.data == 2048
     assert weight.cost.code > 0
-    plain = slot_image.build(project.release(loaded, "production"), REPO)
+    plain = slot_image.build(release, REPO)
     assert abs(len(built.content) - len(plain.content)) < 3 * 4096

@@ -17,7 +17,7 @@ LAYERS = (
     "signet.options", "signet.formats", "sealed_build", "signet.pki", "signet.image",
     "signet.board.virtual", "signet.board", "signet.device", "signet.fleet", "signet.release",
     "signet.project", "signet.image.commands", "signet.board.measure", "signet.board.commands",
-    "signet.cli", "signet.__main__",
+    "signet.project.commands", "signet.cli", "signet.__main__",
     "demo", "bench",
 )  # fmt: skip
 FOLDERS = {"lib": "lib", "firmware": ".", "tools": "tools"}  # and what module names begin at

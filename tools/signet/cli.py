@@ -18,17 +18,21 @@ from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 from signet.options import EXIT_CODES, echo, note
 
 _GROUPS = ("board", "device", "fleet", "image", "pki", "release")
+_OF_A_PROJECT = {"build": "signet.project.commands"}  # commands by themselves, and their module
 
 
 class _Program(click.Group):
-    """Imports a group when it is asked for: to import all takes longer than most commands."""
+    """Imports a command when it is asked for: to import all takes longer than most commands."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands:
             return None
-        group: click.Group = import_module(f"signet.{cmd_name}.commands").group
-        _state_exit_codes(group)
-        return group
+        if cmd_name in _OF_A_PROJECT:
+            command: click.Command = getattr(import_module(_OF_A_PROJECT[cmd_name]), cmd_name)
+        else:
+            command = import_module(f"signet.{cmd_name}.commands").group
+        _state_exit_codes(command)
+        return command
 
 
 def _state_exit_codes(command: click.Command) -> None:
@@ -39,11 +43,17 @@ def _state_exit_codes(command: click.Command) -> None:
             _state_exit_codes(subcommand)
 
 
-@click.group(cls=_Program, commands=[click.Group(name) for name in _GROUPS], epilog=EXIT_CODES)
+_NAMED = [click.Command(name) for name in (*_GROUPS, *_OF_A_PROJECT)]
+
+
+@click.group(cls=_Program, commands=_NAMED, epilog=EXIT_CODES)
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__)
 def program(verbose: bool) -> None:
-    """Keys, images, provisioning, releases and virtual boards for Signet devices."""
+    """Keys, images, provisioning, releases and virtual boards for Signet devices.
+
+    "build" is about a project of one's own; the others are groups of commands.
+    """
 
 
 def run(arguments: list[str]) -> int:

@@ -62,6 +62,14 @@ def create_exclusive(path: Path, data: bytes | bytearray, mode: int = _PUBLIC_MO
         os.fsync(file.fileno())
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that others may read, and those it lies in, if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SignetError(f"{folder}: cannot make the folder: {error.strerror}") from error
+
+
 def flush_folder(folder: Path) -> None:
     """Make the names in a folder as lasting as the files that they belong to."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -19,7 +19,7 @@ from signet.image import mpy, names
 FIRST_SEGMENT = 56_000
 MOST_RESERVE_KB = 48  # a larger piece of the heap cannot be cut out of an ESP32's memory
 DEFAULT_RESERVE_KB = 16  # `_HEAP_KB` of firmware/ondemand/start.py
-ENOUGH_FOR_NETWORK = 24 * 1024
+_ENOUGH_FOR_NETWORK = 24 * 1024
 LEAST_FOR_NETWORK = 12 * 1024  # below it, connections fail for lack of memory
 
 _APP = "firmware/app.py"
@@ -144,6 +144,28 @@ def check_room(cost: Cost, reserve_kb: int, least: tuple[int, int, int]) -> list
     )
 
 
+def describe(cost: Cost, rooms: list[Room]) -> list[str]:
+    """Lines for people: what the application takes, and what each board has left."""
+    return [
+        f"the application takes {_kb(cost.total)} KB of heap: code {_kb(cost.code)}, "
+        f"{cost.names} names, data {_kb(cost.data)}",
+        *(
+            f"MicroPython {_version(room)}, {room.reserve_kb} KB reserved: {_kb(room.left)} KB "
+            f"left; {_kb(room.network)} KB for the network"
+            + ("" if room.network >= _ENOUGH_FOR_NETWORK else ", which is little")
+            for room in rooms
+        ),
+    ]
+
+
+def _kb(length: int) -> str:
+    return f"{length / _KB:.1f}"
+
+
+def _version(room: Room) -> str:
+    return ".".join(map(str, room.board.micropython))
+
+
 def least_reserve_kb(cost: Cost, least: tuple[int, int, int]) -> int | None:
     """The smallest reserve with which the application fits each board; None if there is none."""
     for size_kb in range(DEFAULT_RESERVE_KB, MOST_RESERVE_KB + 1, _RESERVE_STEP_KB):
@@ -153,7 +175,7 @@ def least_reserve_kb(cost: Cost, least: tuple[int, int, int]) -> int | None:
 
 
 def _problem(room: Room) -> str:
-    version = ".".join(map(str, room.board.micropython))
+    version = _version(room)
     if room.left < 0:
         return f"on MicroPython {version} with {room.reserve_kb} KB reserved, {-room.left} too many"
     return (

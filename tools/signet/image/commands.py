@@ -17,6 +17,21 @@ from signet.project import manifest
 from trust.identity import PROFILES
 from trust.image import Descriptor
 
+PROFILE = click.option(
+    "--profile",
+    type=click.Choice(PROFILES),
+    default=slot_image.DEFAULT_PROFILE,
+    show_default=True,
+    help="dev: with debug output, for dev boards only.",
+)
+BUILD_TIME = click.option(
+    "--build-time",
+    type=U32,
+    envvar="SOURCE_DATE_EPOCH",
+    show_envvar=True,
+    help="Unix seconds. Default: now.",
+)
+
 
 @click.group("image")
 def group() -> None:
@@ -46,15 +61,8 @@ def _parse_platform(_context: object, _parameter: object, text: str) -> tuple[in
     callback=_parse_platform,
     help="Oldest MicroPython that can run it.",
 )
-@click.option("--profile", type=click.Choice(PROFILES), default=slot_image.DEFAULT_PROFILE,
-              show_default=True, help="dev: with debug output, for dev boards only.")  # fmt: skip
-@click.option(
-    "--build-time",
-    type=U32,
-    envvar="SOURCE_DATE_EPOCH",
-    show_envvar=True,
-    help="Unix seconds. Default: now.",
-)
+@PROFILE
+@BUILD_TIME
 @SOURCE
 @click.option("--app", type=FILE, help="A file that takes the place of firmware/app.py.")
 @click.option("--data", type=FOLDER, help="Files for the application to open, below /slot/data.")
@@ -101,25 +109,8 @@ def image_build(
         f"{output}: {version} for {model}, {profile}, counter {counter}, "
         f"{len(build.content)} bytes, {len(build.names)} names shortened, unsigned"
     )
-    _show_rooms(cost, rooms)
-
-
-def _show_rooms(cost: budget.Cost, rooms: list[budget.Room]) -> None:
-    echo(
-        f"  the application takes {_kb(cost.total)} KB of heap: code {_kb(cost.code)}, "
-        f"{cost.names} names, data {_kb(cost.data)}"
-    )
-    for room in rooms:
-        version = ".".join(map(str, room.board.micropython))
-        echo(
-            f"  MicroPython {version}, {room.reserve_kb} KB reserved: {_kb(room.left)} KB left; "
-            f"{_kb(room.network)} KB for the network"
-            + ("" if room.network >= budget.ENOUGH_FOR_NETWORK else ", which is little")
-        )
-
-
-def _kb(length: int) -> str:
-    return f"{length / 1024:.1f}"
+    for line in budget.describe(cost, rooms):
+        echo(f"  {line}")
 
 
 @group.command("sign")

@@ -20,10 +20,11 @@ def map_path(image: Path) -> Path:
     return image.with_name(image.name + ".symbols")
 
 
-def write_build(path: Path, release: Release, build: Build) -> None:
-    """Write an unsigned image, and its map if names were shortened; a map of an older build goes.
+def write_build(path: Path, release: Release, build: Build, image: bytes | None = None) -> None:
+    """Write an image, and its map if names were shortened; a map of an older build goes.
 
-    If the image cannot be written, the map is as it was.
+    image: the build, signed; None: unsigned, as it is. If it cannot be written, the map is as it
+    was.
     """
     symbols = map_path(path)
     before = files.read_file(symbols, "symbol map") if symbols.is_file() else None
@@ -35,7 +36,7 @@ def write_build(path: Path, release: Release, build: Build) -> None:
     }
     _put(symbols, (json.dumps(content, indent=1) + "\n").encode() if build.names else None)
     try:
-        files.replace_file(path, build.content, slot_image.FILE)
+        files.replace_file(path, build.content if image is None else image, slot_image.FILE)
     except BaseException:
         _put(symbols, before)
         raise

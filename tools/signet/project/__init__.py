@@ -77,9 +77,20 @@ class Weight:
     rooms: list[budget.Room]
 
 
-def release(project: Project, profile: str, build_time: int | None = None) -> slot_image.Release:
-    """What the descriptor of its image says. build_time: Unix seconds; None: now."""
-    return slot_image.Release(
+def build(project: Project, profile: str, build_time: int | None = None) -> slot_image.Build:
+    """Its unsigned image: what `make` makes, alone."""
+    return make(project, profile, build_time)[1]
+
+
+def make(
+    project: Project, profile: str, build_time: int | None = None
+) -> tuple[slot_image.Release, slot_image.Build, Weight]:
+    """What its image says, the image, unsigned, and what that takes.
+
+    build_time: Unix seconds; None: now. Raises RefusedError if no board has what it takes, or it is
+    above [budget]. A dev image is not held to [budget]: it is larger than what will be shipped.
+    """
+    release = slot_image.Release(
         project.version,
         project.model,
         project.counter,
@@ -88,35 +99,23 @@ def release(project: Project, profile: str, build_time: int | None = None) -> sl
         profile,
         project.heap.reserve_kb,
     )
-
-
-def build(project: Project, profile: str, build_time: int | None = None) -> slot_image.Build:
-    """Its unsigned image. Raises RefusedError, too, for what `weigh` refuses."""
-    built = slot_image.build(
-        release(project, profile, build_time), SOURCE, project.app, project.data, project.lib
-    )
-    weigh(project, built, profile)
-    return built
-
-
-def weigh(project: Project, built: slot_image.Build, profile: str) -> Weight:
-    """What a build of the project takes.
-
-    Raises RefusedError if no board has that, or it is above [budget]. A dev image is not held to
-    [budget]: it is larger than what will be shipped.
-    """
+    built = slot_image.build(release, SOURCE, project.app, project.data, project.lib)
     sources = slot_image.slot_sources(SOURCE, project.app, project.lib)
     cost = budget.application_cost(sources, built.files, project.heap.data_kb)
     rooms = budget.check_room(cost, project.heap.reserve_kb, project.micropython)
     weight = Weight(len(built.content) + slot_image.BLOCK_LEN, cost, rooms)
     if profile != "dev":
-        for key, taken, most_kb in (
-            ("image_kb", weight.image, project.budget.image_kb),
-            ("heap_kb", cost.total, project.budget.heap_kb),
-        ):
-            if most_kb is not None and taken > most_kb * _KB:
-                raise RefusedError(
-                    f"{project.folder / manifest.NAME}: budget.{key} is {most_kb}, "
-                    f"and the build takes {taken / _KB:.1f}"
-                )
-    return weight
+        _check_budget(project, weight)
+    return release, built, weight
+
+
+def _check_budget(project: Project, weight: Weight) -> None:
+    for key, taken, most_kb in (
+        ("image_kb", weight.image, project.budget.image_kb),
+        ("heap_kb", weight.cost.total, project.budget.heap_kb),
+    ):
+        if most_kb is not None and taken > most_kb * _KB:
+            raise RefusedError(
+                f"{project.folder / manifest.NAME}: budget.{key} is {most_kb}, "
+                f"and the build takes {taken / _KB:.1f}"
+            )
