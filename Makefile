@@ -7,7 +7,7 @@ PIP := .venv/bin/pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo flash console deploy qemu qemu-check test test-quick check lint types bench bench-mqtt \
-	bench-provision brokers fuzz mutants firmware fmt lock clean
+	bench-provision brokers fuzz mutants firmware dist fmt lock clean
 
 # The device that `make demo HOST=…` makes, and the flash of a real board that is made from it.
 DEVICE ?= build/demo/device
@@ -85,6 +85,11 @@ mutants: setup ## break one check at a time and see a test fail: [ONLY=trust] [J
 firmware: ## build the sealed platform, CHIP=esp32|esp32s3|esp32c3 FLASH_MB=4|8|16 (needs ESP-IDF)
 	@$(PYTHON) tools/sealed_build.py --chip $(CHIP) --flash $(FLASH_MB)
 
+dist: setup ## build the wheel and the source archive, into build/dist
+	rm -rf build/dist tools/signet.egg-info
+	$(BIN)/python -m build --quiet --no-isolation --outdir build/dist
+	@wc -c build/dist/*
+
 fmt: setup ## format and fix what can be fixed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -92,7 +97,7 @@ fmt: setup ## format and fix what can be fixed
 lock: ## pin every Python package in requirements.txt, from pyproject.toml
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/pip install --quiet '.[dev]'
-	build/lock/bin/pip freeze --exclude signet > requirements.txt
+	build/lock/bin/pip freeze --all --exclude signet --exclude pip > requirements.txt
 
 clean: ## remove all that was generated, .venv and .toolchain too
 	rm -rf .venv .toolchain* build *.egg-info tools/*.egg-info .*_cache .hypothesis
