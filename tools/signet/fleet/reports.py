@@ -38,17 +38,25 @@ class Reports:
 
     def wait_for(self, what: str, wanted: Callable[[str, Report], Any], after: int = 0) -> Report:
         """The first report that is wanted(kind, report)."""
+        return self.find(what, wanted, after)[0]
+
+    def find(
+        self, what: str, wanted: Callable[[str, Report], Any], after: int = 0
+    ) -> tuple[Report, int]:
+        """The same, and the mark after it, to go on from."""
 
         def is_wanted(message: Message) -> bool:
             kind = self.kind(message)
             return kind is not None and bool(wanted(kind, message.json()))
 
         try:
-            return self.operator.wait_for(is_wanted, self.limit_s, after).json()
+            found = self.operator.wait_for(is_wanted, self.limit_s, after)
         except TimeoutError:
             raise NotReportedError(
                 f"{self.device} did not report {what} within {self.limit_s:g} s"
             ) from None
+        marks = enumerate(self.operator.messages[after:], after + 1)
+        return found.json(), next(mark for mark, message in marks if message is found)
 
     def wait_for_state(self, after: int = 0, **fields: Any) -> Report:
         """A state with these fields: `version`, `status`, `online` and others."""

@@ -7,7 +7,7 @@ import ast
 import functools
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -107,14 +107,21 @@ def imports(path: Path, package: str) -> Iterator[str]:
     return _modules(_nodes(path), package)
 
 
-def _nodes(path: Path) -> list[ast.AST]:
+def _nodes(path: Path) -> Sequence[ast.AST]:
     try:
-        return list(ast.walk(ast.parse(path.read_bytes())))
+        return _parsed(path.read_bytes())
     except (OSError, SyntaxError, ValueError):  # to compile it will fail, too, and say why
         return []
 
 
-def _modules(nodes: list[ast.AST], package: str) -> Iterator[str]:
+@functools.lru_cache(_KEPT)
+def _parsed(text: bytes) -> Sequence[ast.AST]:
+    """The nodes of a source that may have the name of a module in them."""
+    found = ast.Import, ast.ImportFrom, ast.Constant
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, found)]
+
+
+def _modules(nodes: Sequence[ast.AST], package: str) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
