@@ -9,7 +9,7 @@ from typing import Any
 from host_tests.brokers.peer import Peer
 from host_tests.brokers.servers import Broker
 from host_tests.mqtt.puppet import Puppet
-from host_tests.proxy import Proxy
+from signet.fleet.proxy import Proxy
 
 _numbers = itertools.count(1)
 

@@ -21,7 +21,7 @@ import pytest
 from host_tests.firmware.image_server import PATIENCE_S, Result
 from host_tests.firmware.world import World
 from host_tests.played import Load, Machine, Ticks
-from host_tests.proxy import Proxy
+from signet.fleet.proxy import Proxy
 from signet.fleet.serving import Fleet
 from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 

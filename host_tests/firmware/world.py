@@ -12,13 +12,13 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from host_tests.proxy import Proxy
 from host_tests.tool_helpers import REPO
 from host_tests.vectors import block as sign_block
 from host_tests.vectors import sign_order
 from signet.board.virtual.board import VirtualBoard
 from signet.device import flash_file
 from signet.device.settings import Settings
+from signet.fleet.proxy import Proxy
 from signet.fleet.serving import Fleet
 from signet.formats import flash
 from signet.image import slot_image

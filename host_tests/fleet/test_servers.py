@@ -20,8 +20,8 @@ from host_tests.fleet_helpers import (
     exchange,
     wait_until,
 )
-from host_tests.proxy import Proxy
 from signet.fleet import time_server
+from signet.fleet.proxy import Proxy
 from signet.fleet.serving import LOOPBACK, Fleet
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from host_tests.tool_helpers import RELEASE, REPO
+from signet import run
 from signet.errors import RefusedError, SignetError
 from signet.image import mpy, slot_image
 
@@ -184,11 +185,29 @@ def test_an_image_may_fill_its_slot(project, tmp_path):
     assert len(slot_image.build_image(RELEASE, project, app)) == SLOT_LEN - 4096
 
 
-def test_a_file_that_does_not_compile_is_named(project, tmp_path):
+def test_a_file_that_does_not_compile_is_named_with_its_line(project, tmp_path):
     app = tmp_path / "app.py"
-    app.write_text("def run(:\n")
-    with pytest.raises(SignetError, match=r"app\.py: does not compile: .*SyntaxError"):
+    app.write_text("x = 1\ndef run(:\n")
+    with pytest.raises(SignetError, match=r"app\.py: does not compile: .*line 2.*SyntaxError"):
         slot_image.build_image(RELEASE, project, app)
+
+
+def test_a_second_build_compiles_what_changed(project, tmp_path, monkeypatch):
+    app = tmp_path / "app.py"
+    app.write_text("x = 1\n")
+    first = slot_image.build(RELEASE, project, app)
+    compiled = []
+
+    def run_program(*arguments, **options):
+        compiled.append(arguments[3])
+        return run.run_program(*arguments, **options)
+
+    monkeypatch.setattr(mpy, "run_program", run_program)
+    app.write_text("x = 2\n")
+    second = slot_image.build(RELEASE, project, app)
+    assert compiled == ["firmware.app"]
+    changed = {name for name in first.files if first.files[name] != second.files[name]}
+    assert changed == {"firmware/app.mpy"}
 
 
 def test_a_folder_without_firmware_is_refused(tmp_path):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from host_tests.brokers.peer import Peer
 from host_tests.brokers.servers import Mosquitto
-from host_tests.proxy import Proxy, Route
+from signet.fleet.proxy import Proxy, Route
 
 REPO = Path(__file__).resolve().parents[2]
 DEVICE = REPO / "host_tests/mqtt/chaos_device.py"

@@ -287,7 +287,7 @@ def test_close_at_every_byte(either_false_broker, puppet, version, step):
 @pytest.mark.parametrize("offset", [0, 1, 5, 50, 300, 600, 1200])
 def test_close_in_the_tls_handshake(false_tls_broker, broker, puppet, offset):
     """The server's flight is cut after so many bytes."""
-    from host_tests.proxy import Proxy
+    from signet.fleet.proxy import Proxy
 
     with Proxy({"broker": broker.where["port"]}) as proxy:
         route = proxy.routes["broker"]

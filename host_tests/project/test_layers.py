@@ -16,8 +16,8 @@ LAYERS = (
     "signet.locks", "signet.run",
     "signet.options", "signet.formats", "sealed_build", "signet.pki", "signet.image",
     "signet.board.virtual", "signet.board", "signet.device", "signet.fleet", "signet.release",
-    "signet.project", "signet.image.commands", "signet.board.measure", "signet.board.commands",
-    "signet.project.commands", "signet.cli", "signet.__main__",
+    "signet.project", "signet.image.commands", "signet.board.measure", "signet.app",
+    "signet.board.commands", "signet.project.commands", "signet.cli", "signet.__main__",
     "demo", "bench",
 )  # fmt: skip
 FOLDERS = {"lib": "lib", "firmware": ".", "tools": "tools"}  # and what module names begin at

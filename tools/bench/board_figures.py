@@ -6,7 +6,6 @@ work the ratio of the bests moves little, an average much.
 
 import contextlib
 import functools
-import json
 import random
 import tempfile
 import time
@@ -14,12 +13,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo.stage import DEVICE, MODEL, WAIT_S, Stage
+from demo.stage import DEVICE, MODEL, Stage
 from demo.transcript import NotHeldError
 from signet import files
 from signet.board.virtual.board import HEAP, VirtualBoard
 from signet.device import flash_file
 from signet.device.settings import Settings
+from signet.fleet.reports import WAIT_S
 from signet.formats import documents, signing
 from signet.image import mpy, slot_image, stage1
 from signet.pki import authority
@@ -152,7 +152,7 @@ def measure_heap(stage: Stage) -> Heap:
             _sample_until_confirmed(stage, mark)
             samples = stage.board.heap_samples()
             updates.append((len(new), idle, max(used for _, used in samples[start:])))
-            stage.wait_for_state(Descriptor(new).version, "confirmed", mark)
+            _wait_until_confirmed(stage, new, mark)
         shims = max(used for when, used in samples if when == "boot")
     names = details[0][0], details[-1][0]
     return Heap(shims, updates[0][1], updates, names, min(block for _, block in details[1:]))
@@ -224,7 +224,7 @@ def _new_board(
     mark, started = stage.mark, time.monotonic()
     with VirtualBoard(stage.flash.parent, heap=heap) as stage.board:
         stage.board.power_on(record_heap=record_heap)
-        stage.wait_for_state(Descriptor(content).version, "confirmed", mark)
+        _wait_until_confirmed(stage, content, mark)
         yield time.monotonic() - started
 
 
@@ -237,16 +237,14 @@ def _prepare(stage: Stage, content: bytes) -> tuple[documents.Document, bytes]:
     return order, documents.sign_document(order, stage.pki / "fleet.key")
 
 
+def _wait_until_confirmed(stage: Stage, content: bytes, mark: int) -> None:
+    version = Descriptor(content).version
+    stage.reports.wait_for_state(mark, version=version, status="confirmed")
+
+
 def _command(stage: Stage, name: str, **args: Any) -> Any:
     """Have the bench's application do something; what it answers."""
-    mark = stage.mark
-    message = {"id": mark, "command": name, "args": args}
-    stage.operator.publish(f"signet/{DEVICE}/down/command", json.dumps(message).encode())
-    answer = stage.wait_for(
-        f"the end of {name}",
-        lambda _, report: (report.get("event"), report.get("id")) == ("command", mark),
-        mark,
-    )
+    answer = stage.reports.ask(name, args)
     if not answer["ok"]:
         raise NotHeldError(f"the board could not {name}: {answer['reason']}")
     return answer["result"]
@@ -255,7 +253,7 @@ def _command(stage: Stage, name: str, **args: Any) -> Any:
 def _ask_modules(stage: Stage) -> list[str]:
     mark = stage.mark
     _command(stage, "modules")
-    wanted = stage.wait_for("its modules", lambda _, report: "modules" in report, mark)
+    wanted = stage.reports.wait_for("its modules", lambda _, report: "modules" in report, mark)
     loaded: list[str] = wanted["modules"]
     return loaded
 

@@ -65,10 +65,10 @@ def power_cut(stage: Stage) -> str:
     mark, requests = stage.mark, len(stage.requests())
     stage.board.power_off()
     stage.board.power_on(cut=PowerCut(cut, torn=1000), power_returns=True)
-    stage.wait_for_state("1.1.0", "confirmed", mark)
+    stage.reports.wait_for_state(mark, version="1.1.0", status="confirmed")
     stage.send(stage.make_order(content), content)
     stage.wait_for_update("accepted", mark)
-    boot = stage.wait_for(
+    boot = stage.reports.wait_for(
         "that it resumed",
         lambda _, report: report.get("event") == "boot" and "resumed" in report["reason"],
         mark,

@@ -18,9 +18,10 @@ from pathlib import Path
 import click
 
 from demo.cases import CASES, refuse_and_recover
-from demo.stage import DEVICE, MODEL, OTHER_DEVICE, Report, Stage, claim_folder
+from demo.stage import DEVICE, MODEL, OTHER_DEVICE, Stage, claim_folder
 from demo.transcript import NotHeldError, Transcript
 from signet.errors import SignetError
+from signet.fleet.reports import Report
 from signet.fleet.serving import LOOPBACK
 from signet.formats.flash import Flash
 from signet.run import run_program
@@ -120,9 +121,9 @@ def start_servers(stage: Stage) -> str:
 def power_on(stage: Stage) -> str:
     mark = stage.mark
     stage.board.power_on(record_flash=True)
-    state = stage.wait_for_state("1.0.0", "confirmed", mark)
+    state = stage.reports.wait_for_state(mark, version="1.0.0", status="confirmed")
     stage.show.said(f"{DEVICE} reports: {_brief(state)}")
-    telemetry = stage.wait_for("telemetry", lambda kind, _: kind == "telemetry", mark)
+    telemetry = stage.reports.wait_for("telemetry", lambda kind, _: kind == "telemetry", mark)
     stage.show.said(f"{DEVICE} telemetry: {telemetry}")
     stage.check(
         "it verified slot a, connected with its own certificate, and reports",
@@ -141,7 +142,7 @@ def update(stage: Stage) -> str:
     stage.show.said(printed)
     for result in ("accepted", "trying", "confirmed"):
         stage.wait_for_update(result, mark)
-    state = stage.wait_for_state("1.1.0", "confirmed", mark)
+    state = stage.reports.wait_for_state(mark, version="1.1.0", status="confirmed")
     elapsed_s = time.monotonic() - started
     stage.show.said(f"{DEVICE} reports: {_brief(state)}")
     _check_slot(stage, "b", "1.1.0", floor=2)

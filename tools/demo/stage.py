@@ -15,17 +15,18 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from demo.transcript import NotHeldError, Transcript
 from signet import files, locks
 from signet.board.measure import drive
 from signet.board.virtual.board import VirtualBoard
 from signet.errors import SignetError
+from signet.fleet.reports import WAIT_S, Report, Reports
 from signet.fleet.serving import LOOPBACK, Fleet, free_port
-from signet.fleet.session import EVERYTHING_DEVICES_SAY, Message, OperatorSession
+from signet.fleet.session import EVERYTHING_DEVICES_SAY, OperatorSession
 from signet.formats import documents
 from signet.formats.flash import Flash
 from signet.image import slot_image
@@ -38,11 +39,8 @@ DEVICE = "dev-0001"
 OTHER_DEVICE = "dev-0002"  # with --host: for a real board or an emulator
 MODEL = "signet-demo"
 ORDER_S = 600
-WAIT_S = 60  # for any one thing; most take less than a second
 _FOR_PROGRAMS = ("Traceback", "  File", drive.MEMORY)  # lines of a console, not of a transcript
 _MARKER = ".signet-demo"  # only a folder that a demo made is ever wiped
-
-Report = dict[str, Any]
 
 
 class Evidence(NamedTuple):
@@ -78,7 +76,8 @@ class Stage:
         self.fleet = Fleet(folder / "fleet", self.pki, bind, broker, images, ntp)
         self.board = VirtualBoard(folder / "board", on_line=self._show_console)
         self._shows_console = True
-        self.operator: OperatorSession  # once the servers run
+        self.operator: OperatorSession  # these two once the servers run
+        self.reports: Reports
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> "Stage":
@@ -93,6 +92,7 @@ class Stage:
         self.operator = self._cleanup.enter_context(
             OperatorSession(self.pki, self.fleet.addresses["operators"], EVERYTHING_DEVICES_SAY)
         )
+        self.reports = Reports(self.operator, DEVICE)
         self._cleanup.callback(self.board.power_off)
 
     # Claims
@@ -118,56 +118,18 @@ class Stage:
 
     @property
     def mark(self) -> int:
-        """How many messages have been received: where to start waiting for the next ones."""
-        return len(self.operator.messages)
-
-    def wait_for(self, what: str, wanted: Callable[[str, Report], bool], after: int) -> Report:
-        """The first report that is wanted(kind, report); kind: "state", "event" or "telemetry"."""
-
-        def is_wanted(message: Message) -> bool:
-            kind = message.topic.removeprefix(f"signet/{DEVICE}/up/")
-            return wanted(kind, message.json())
-
-        try:
-            return self.operator.wait_for(is_wanted, WAIT_S, after).json()
-        except TimeoutError:
-            raise NotHeldError(f"the board did not report {what} within {WAIT_S} s") from None
-
-    def wait_for_state(self, version: str, status: str, after: int) -> Report:
-        return self.wait_for(
-            f"that {version} is {status}",
-            lambda kind, report: (
-                kind == "state"
-                and (report.get("version"), report.get("status")) == (version, status)
-            ),
-            after,
-        )
+        return self.reports.mark
 
     def wait_for_update(self, result: str, after: int) -> Report:
         """An event about an update, shown."""
-        report = self.wait_for(
-            f"an update as {result}",
-            lambda kind, report: (
-                kind == "event"
-                and (report.get("event"), report.get("result")) == ("update", result)
-            ),
-            after,
-        )
+        report = self.reports.wait_for_update(result, after)
         reason = f": {report['reason']}" if report.get("reason") else ""
         self.show.said(f"{DEVICE} reports: {result}{reason}")
         return report
 
     def ask_version(self) -> str:
         """What the running application answers to the command `identify`."""
-        after = self.mark
-        message = {"id": after, "command": "identify", "args": {}}
-        self.operator.publish(f"signet/{DEVICE}/down/command", json.dumps(message).encode())
-        report = self.wait_for(
-            "who it is",
-            lambda kind, report: (report.get("event"), report.get("id")) == ("command", after),
-            after,
-        )
-        return str(report["result"]["version"])
+        return str(self.reports.ask("identify", {})["result"]["version"])
 
     # Images and orders
 

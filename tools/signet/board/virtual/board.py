@@ -166,9 +166,9 @@ class VirtualBoard:
             if result:
                 return result
             if not running or self._cycle is None:
-                raise BoardError(f"the board stopped: {self.stopped or 'power off'}{self._tail()}")
+                raise BoardError(f"the board stopped: {self.stopped or 'power off'}{self.tail()}")
             if time.monotonic() > deadline:
-                raise BoardError(f"the board did not do it within {timeout_s} s{self._tail()}")
+                raise BoardError(f"the board did not do it within {timeout_s} s{self.tail()}")
             with self._cycle.changed:
                 self._cycle.changed.wait(_POLL_S)
 
@@ -240,7 +240,8 @@ class VirtualBoard:
             file.seek(offset)
             file.write(value)
 
-    def _tail(self) -> str:
+    def tail(self) -> str:
+        """The last lines of the console, for the end of a message."""
         return "".join(f"\n  | {line}" for line in self.lines[-_TAIL_LEN:])
 
 

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
@@ -23,9 +24,9 @@ _WAIT_S = 60  # for the event loop; reached by what hangs alone
 class Route:
     """One port of the proxy and the server port behind it; the fields may be set at any time."""
 
-    def __init__(self, target: int):
+    def __init__(self, target: int, port: int = 0):
         self.target = target
-        self.port = 0  # where the proxy listens
+        self.port = port  # where the proxy listens; 0 until it does: any
         self.connections = 0  # accepted so far
         self.refuse = False  # reset new connections at once
         self.cut_after: int | None = None  # reset a connection after these bytes from the server
@@ -43,9 +44,15 @@ class _CutError(Exception):
 class Proxy:
     """Routes by name, all counted together: `with Proxy({"broker": 8883}) as proxy: …`."""
 
-    def __init__(self, targets: Mapping[str, int]):
-        """targets: server ports on this machine."""
-        self.routes = {name: Route(port) for name, port in targets.items()}
+    def __init__(
+        self,
+        targets: Mapping[str, int],
+        ports: Mapping[str, int] = MappingProxyType({}),
+        host: str = LOOPBACK,
+    ):
+        """targets: ports of servers on `host`. ports: where to listen, if not anywhere."""
+        self._host = host
+        self.routes = {name: Route(port, ports.get(name, 0)) for name, port in targets.items()}
         self.open = 0  # connections that clients hold open now
         self.max_open = 0  # most of them at a time, over all routes
         self._servers: list[asyncio.Server] = []
@@ -54,11 +61,15 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Self:
+        """Listen; OSError, and nowhere, if a port is taken."""
         self._thread.start()
-        for route in self.routes.values():
-            route.port = asyncio.run_coroutine_threadsafe(self._listen(route), self._loop).result(
-                _WAIT_S
-            )
+        try:
+            for route in self.routes.values():
+                listening = asyncio.run_coroutine_threadsafe(self._listen(route), self._loop)
+                route.port = listening.result(_WAIT_S)
+        except OSError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,6 +77,16 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def take_down(self) -> None:
+        """Reset every connection, and new ones too until `bring_back`."""
+        for route in self.routes.values():
+            route.refuse = True
+        self.drop()
+
+    def bring_back(self) -> None:
+        for route in self.routes.values():
+            route.refuse = False
 
     def drop(self) -> None:
         """Reset every connection that is open now."""
@@ -95,7 +116,7 @@ class Proxy:
             finally:
                 self._connected.discard(task)
 
-        server = await asyncio.start_server(serve, LOOPBACK, 0)
+        server = await asyncio.start_server(serve, LOOPBACK, route.port)
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -112,7 +133,7 @@ class Proxy:
         self.open += 1
         self.max_open = max(self.max_open, self.open)
         try:
-            server_reader, server_writer = await asyncio.open_connection(LOOPBACK, route.target)
+            server_reader, server_writer = await asyncio.open_connection(self._host, route.target)
             directions = [
                 asyncio.create_task(_forward(reader, server_writer)),
                 asyncio.create_task(_deliver(route, server_reader, writer)),

@@ -1,0 +1,1 @@
+"""What a user runs while he develops an application in a folder of his own."""
