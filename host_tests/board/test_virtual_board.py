@@ -14,7 +14,7 @@ from host_tests.board_helpers import (
     said,
 )
 from signet.board.virtual.board import VirtualBoard
-from signet.board.virtual.cycle import Cause, Exit, exit_of
+from signet.board.virtual.cycle import BoardError, Cause, Exit, Wake, exit_of
 from signet.formats import filesystem
 
 # The start, as main.c and _boot.py do it.
@@ -158,6 +158,48 @@ def test_deep_sleep_lasts_and_power_ends_it(tmp_path: Path) -> None:
         assert board.running
         assert len(board.boots) == 1
     assert not board.running
+
+
+SLEEPER = (  # for main.py: sleeps for an hour, four times, and tells what it wakes to
+    "import machine, time\n"
+    "rtc = machine.RTC()\n"
+    "count = len(rtc.memory())\n"
+    "print(machine.reset_cause(), machine.wake_reason(), time.time() // 3600, rtc.memory())\n"
+    "rtc.memory(b'x' * (count + 1))\n"
+    "if count < 4: machine.deepsleep(3_600_000)\n"
+)
+
+
+def test_the_host_ends_a_sleep_by_the_timer_or_by_a_pin(tmp_path: Path) -> None:
+    with make_board(tmp_path, main=SLEEPER) as board:
+        board.power_on()
+        for reason in (Wake.TIMER, Wake.PIN, Wake.TIMER, Wake.PIN):
+            board.wait_for(lambda board: board.asleep)
+            board.wake(reason)
+        board.wait_until_stopped()
+        with pytest.raises(BoardError, match="not asleep"):
+            board.wake()
+    # Hours pass with the timer alone: a pin wakes it at once.
+    assert said(board) == [
+        "1 0 0 b''", "4 4 1 b'x'", "4 2 1 b'xx'", "4 4 2 b'xxx'", "4 2 2 b'xxxx'",
+    ]  # fmt: skip
+    assert [boot.wake for boot in board.boots] == [0, Wake.TIMER, Wake.PIN, Wake.TIMER, Wake.PIN]
+
+
+def test_sleeps_are_skipped_but_not_by_the_clock(tmp_path: Path) -> None:
+    with make_board(tmp_path, main=SLEEPER) as board:
+        board.power_on(skip_sleeps=True)
+        board.wait_until_stopped()
+    assert said(board)[0] == "1 0 0 b''"
+    assert said(board)[1:] == [f"4 4 {n} b'{'x' * n}'" for n in range(1, 5)]
+
+
+def test_power_that_goes_in_a_sleep_takes_the_memory_with_it(tmp_path: Path) -> None:
+    with make_board(tmp_path, main=SLEEPER) as board:
+        for _ in range(2):
+            board.power_on()
+            board.wait_for(lambda board: board.asleep)
+            assert board.lines == ["1 0 0 b''"]
 
 
 @pytest.mark.parametrize("shell_stays", [False, True])

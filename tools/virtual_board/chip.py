@@ -46,6 +46,7 @@ _scratch = bytearray(256)
 
 app = 0  # address of the running app's partition
 cause = 0  # reset cause
+wake = 0  # what ended a deep sleep; 0 after every other reset
 mac = b""  # unique id
 flash = None  # file of the whole chip
 rtc = None  # file, see above
@@ -145,7 +146,7 @@ def write_memory(data):
 
 
 def sleep(time_ms):
-    """Deep sleep; 0xFFFFFFFF: until the power is cycled."""
+    """Deep sleep; 0xFFFFFFFF: until a pin ends it, or the power is cycled."""
     write_rtc(_RTC_SLEEP, "<I", time_ms)
     stop(DEEPSLEEP_RESET)
 

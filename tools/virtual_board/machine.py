@@ -10,6 +10,8 @@ HARD_RESET = 2
 WDT_RESET = 3
 DEEPSLEEP_RESET = 4
 SOFT_RESET = 5
+PIN_WAKE = 2
+TIMER_WAKE = 4
 
 _FOREVER = const(0xFFFFFFFF)
 _MEMORY_LEN = const(2048)
@@ -31,6 +33,10 @@ def deepsleep(time_ms=_FOREVER):
 
 def reset_cause():
     return _chip.cause
+
+
+def wake_reason():
+    return _chip.wake
 
 
 def unique_id():

@@ -2,7 +2,7 @@
 
 Settings (JSON in $VBOARD):
   flash, rtc     paths; chip.py says what is in them
-  cause          reset cause, 1 to 5
+  cause, wake    reset cause, 1 to 5; what ended a deep sleep, else 0
   app            address of the partition that the boot loader started
   mac            unique id, 12 hex digits
   control        optional path; two bytes, "1" or "0": the radio link; the heap is asked for,
@@ -45,6 +45,7 @@ def run():
         pass
     chip.app = settings["app"]
     chip.cause = settings["cause"]
+    chip.wake = settings["wake"]
     chip.mac = bytes.fromhex(settings["mac"])
     chip.flash = open(settings["flash"], "r+b")  # noqa: SIM115
     chip.rtc = open(settings["rtc"], "r+b")  # noqa: SIM115

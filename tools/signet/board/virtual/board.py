@@ -21,6 +21,7 @@ from signet.board.virtual.cycle import (
     PowerCut,
     PowerCycle,
     Setup,
+    Wake,
     write_private,
 )
 from signet.sources import find_tool
@@ -97,11 +98,14 @@ class VirtualBoard:
         power_returns: bool = False,
         record_flash: bool = False,
         record_heap: bool = False,
+        skip_sleeps: bool = False,
     ) -> None:
         """Switch the board on, and come back while it boots; BoardError if it cannot be run.
 
         cut: cut its power once. power_returns: and give it back. record_flash, record_heap: let
         flash_ops and heap_samples work; the heap is then collected at every flash operation.
+        skip_sleeps: a deep sleep ends at once, and the board's clock says that it was as long as
+        it was to be.
         """
         self.power_off()
         micropython = self._micropython or find_tool("micropython")
@@ -117,6 +121,7 @@ class VirtualBoard:
             self.folder / "flash.log" if record_flash or cut else None,
             self.folder / "heap.log" if record_heap else None,
             self._idf_heaps,
+            skip_sleeps,
         )
         for log in (setup.ops, setup.heap_log):
             if log:
@@ -136,6 +141,16 @@ class VirtualBoard:
     def running(self) -> bool:
         """Whether it has power and would run, be it asleep."""
         return self._cycle is not None and self._cycle.running
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it is in deep sleep."""
+        return self._cycle is not None and self._cycle.asleep
+
+    def wake(self, reason: Wake = Wake.TIMER) -> None:
+        """End a deep sleep now: by a pin, or as if all of its time had passed."""
+        if self._cycle is None or not self._cycle.wake(reason):
+            raise BoardError(f"{self.folder}: the board is not asleep")
 
     @property
     def boots(self) -> list[Boot]:

@@ -38,6 +38,7 @@ _MAX_LINES = 100_000
 _JOIN_S = 10
 # The RTC file (chip.py): clock's origin in ns, ms to sleep, ms of watchdog left, memory length.
 _RTC = struct.Struct("<qIIHH2048x")
+_ORIGIN = struct.Struct("<q")
 _SLEEP_FOREVER_MS = 0xFFFFFFFF
 
 
@@ -53,6 +54,14 @@ class Cause(IntEnum):
     WATCHDOG = 3
     DEEP_SLEEP = 4
     SOFT = 5
+
+
+class Wake(IntEnum):
+    """What ended a deep sleep; the values of machine.wake_reason()."""
+
+    NONE = 0
+    PIN = 2
+    TIMER = 4
 
 
 class Exit(Enum):
@@ -89,6 +98,7 @@ class Boot:
 
     cause: Cause
     app: str
+    wake: Wake = Wake.NONE
     exit: Exit | None = None
     duration_s: float = 0
 
@@ -107,7 +117,7 @@ class PowerCut(NamedTuple):
 class Setup:
     """How a board is run. heap: an argument of -X heapsize. cut: see PowerCut; power_returns:
     whether it comes back after that. ops, heap_log: logs that the chip keeps (watch.py), or None.
-    idf_heaps: what esp32.idf_heap_info tells, by capability.
+    idf_heaps: what esp32.idf_heap_info tells, by capability. skip_sleeps: see VirtualBoard.
     """
 
     folder: Path
@@ -118,20 +128,23 @@ class Setup:
     ops: Path | None = None
     heap_log: Path | None = None
     idf_heaps: dict[int, list[tuple[int, int, int, int]]] = field(default_factory=dict)
+    skip_sleeps: bool = False
 
 
 class PowerCycle:
-    """boots, lines, stopped: as in VirtualBoard. changed is notified whenever they change."""
+    """boots, lines, stopped, asleep: as in VirtualBoard. changed is notified when they change."""
 
     def __init__(self, setup: Setup, console: Console):
         """Power on. The console is closed at the end."""
         self.boots: list[Boot] = []
         self.lines: list[str] = []
         self.stopped: str | None = None
+        self.asleep = False
         self.changed = threading.Condition()
         self._setup = setup
         self._console = console
         self._off = threading.Event()
+        self._wake = Wake.NONE  # what has ended the last deep sleep, and with it the boot that runs
         self._process: subprocess.Popen[bytes] | None = None
         self._uart: Uart | None = None  # of the boot that runs, or of the last one
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)
@@ -146,9 +159,20 @@ class PowerCycle:
         uart = self._uart
         return uart.type(data) if uart else 0
 
+    def wake(self, reason: Wake) -> bool:
+        """End a deep sleep; False if the board does not sleep."""
+        with self.changed:
+            was_asleep, self.asleep = self.asleep, False
+            if was_asleep:
+                self._wake = reason
+                self.changed.notify_all()
+            return was_asleep
+
     def end(self) -> None:
         """Power off: kill what runs, and wait for the thread."""
-        self._off.set()
+        with self.changed:
+            self._off.set()
+            self.changed.notify_all()  # whoever waits out a sleep
         self._kill()
         self._thread.join(_JOIN_S)
 
@@ -198,13 +222,13 @@ class PowerCycle:
 
     def _run_app(self, cause: Cause, app: Partition) -> Exit:
         self._console.write(f"-- reset cause {cause.value} ({cause.name}), app {app.label}")
-        boot = Boot(cause, app.label)
+        boot = Boot(cause, app.label, self._wake if cause == Cause.DEEP_SLEEP else Wake.NONE)
         started = time.monotonic()
         with self.changed:
             if self._off.is_set():
                 return Exit.POWER_OFF
             self._uart = uart = Uart()
-            self._process = process = self._start(cause, app, uart)
+            self._process = process = self._start(boot, app, uart)
             self.boots.append(boot)
         for line in uart.lines():
             self._take_line(line)
@@ -224,7 +248,7 @@ class PowerCycle:
                 self.lines.append(line)
             self.changed.notify_all()
 
-    def _start(self, cause: Cause, app: Partition, uart: Uart) -> subprocess.Popen[bytes]:
+    def _start(self, boot: Boot, app: Partition, uart: Uart) -> subprocess.Popen[bytes]:
         cut = self._cut_from_here()
         folder = self._setup.folder.resolve()
         unique = hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]
@@ -234,7 +258,8 @@ class PowerCycle:
             "control": str(folder / "control"),
             "ops": self._setup.ops and str(self._setup.ops.resolve()),
             "heap": self._setup.heap_log and str(self._setup.heap_log.resolve()),
-            "cause": cause.value,
+            "cause": boot.cause.value,
+            "wake": boot.wake.value,
             "app": app.offset,
             "mac": _ESPRESSIF_OUI + unique,
             "cut_at": cut.at,
@@ -252,8 +277,7 @@ class PowerCycle:
         """Wait out what the chip would; the next boot's cause, None if there is no next boot."""
         _, sleep_ms, watchdog_ms, _, _ = _RTC.unpack((self._setup.folder / "rtc").read_bytes())
         if exit_ == Exit.DEEP_SLEEP:
-            timeout_s = None if sleep_ms == _SLEEP_FOREVER_MS else sleep_ms / 1000
-            return None if self._off.wait(timeout_s) else Cause.DEEP_SLEEP
+            return Cause.DEEP_SLEEP if self._sleep(sleep_ms) else None
         if exit_ == Exit.REPL and watchdog_ms:  # nobody feeds it there
             return None if self._off.wait(watchdog_ms / 1000) else Cause.WATCHDOG
         if exit_ == Exit.POWER_CUT and self._setup.power_returns:
@@ -261,6 +285,30 @@ class PowerCycle:
         if exit_ in (Exit.POWER_CUT, Exit.REPL):
             self.stopped = exit_.value
         return _NEXT_CAUSES.get(exit_)
+
+    def _sleep(self, sleep_ms: int) -> bool:
+        """Wait out a deep sleep, or skip it; False if the power went meanwhile."""
+        has_timer = sleep_ms != _SLEEP_FOREVER_MS
+        ends = time.monotonic() + sleep_ms / 1000
+        with self.changed:
+            self._wake = Wake.TIMER if has_timer and self._setup.skip_sleeps else Wake.NONE
+            self.asleep = True
+            self.changed.notify_all()
+            self.changed.wait_for(
+                lambda: self._wake or self._off.is_set(), sleep_ms / 1000 if has_timer else None
+            )
+            self.asleep = False
+            self._wake = self._wake or Wake.TIMER
+        left_ns = int((ends - time.monotonic()) * 1e9)
+        if has_timer and self._wake == Wake.TIMER and left_ns > 0:
+            self._forward_clock(left_ns)
+        return not self._off.is_set()
+
+    def _forward_clock(self, ns: int) -> None:
+        with (self._setup.folder / "rtc").open("r+b") as rtc:
+            (origin_ns,) = _ORIGIN.unpack(rtc.read(_ORIGIN.size))
+            rtc.seek(0)
+            rtc.write(_ORIGIN.pack(origin_ns - ns))
 
     def _cut_from_here(self) -> PowerCut:
         """The power cut, counted from the operations that are done; at 0 or below is none."""
