@@ -77,6 +77,19 @@ class Weight:
     rooms: list[budget.Room]
 
 
+def release(project: Project, profile: str, build_time: int | None = None) -> slot_image.Release:
+    """What the descriptor of its image says. build_time: Unix seconds; None: now."""
+    return slot_image.Release(
+        project.version,
+        project.model,
+        project.counter,
+        project.micropython,
+        int(time.time()) if build_time is None else build_time,
+        profile,
+        project.heap.reserve_kb,
+    )
+
+
 def build(project: Project, profile: str, build_time: int | None = None) -> slot_image.Build:
     """Its unsigned image: what `make` makes, alone."""
     return make(project, profile, build_time)[1]
@@ -87,26 +100,18 @@ def make(
 ) -> tuple[slot_image.Release, slot_image.Build, Weight]:
     """What its image says, the image, unsigned, and what that takes.
 
-    build_time: Unix seconds; None: now. Raises RefusedError if no board has what it takes, or it is
+    Raises RefusedError if no board has what it takes, or it is
     above [budget]. A dev image is not held to [budget]: it is larger than what will be shipped.
     """
-    release = slot_image.Release(
-        project.version,
-        project.model,
-        project.counter,
-        project.micropython,
-        int(time.time()) if build_time is None else build_time,
-        profile,
-        project.heap.reserve_kb,
-    )
-    built = slot_image.build(release, SOURCE, project.app, project.data, project.lib)
+    described = release(project, profile, build_time)
+    built = slot_image.build(described, SOURCE, project.app, project.data, project.lib)
     sources = slot_image.slot_sources(SOURCE, project.app, project.lib)
     cost = budget.application_cost(sources, built.files, project.heap.data_kb)
     rooms = budget.check_room(cost, project.heap.reserve_kb, project.micropython)
     weight = Weight(len(built.content) + slot_image.BLOCK_LEN, cost, rooms)
     if profile != "dev":
         _check_budget(project, weight)
-    return release, built, weight
+    return described, built, weight
 
 
 def _check_budget(project: Project, weight: Weight) -> None:
