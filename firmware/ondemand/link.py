@@ -1,4 +1,4 @@
-"""The network: Wi-Fi, joined again and again, and the time from it, guessed and then checked."""
+"""The network, joined again and again, and the time from it, guessed and then checked."""
 
 import asyncio
 import json
@@ -10,13 +10,15 @@ from firmware.ondemand import store, unload
 
 _PATH = const("/settings.json")
 _LIMIT = const(1024)
-_TIMEOUT_S = const(30)
+_ALONE_S = const(30)
+# With another one to try. Four of them, and Ethernet before them, fit the session's 60 s.
+_EACH_S = const(10)
 
 
 async def setup(agent):
     """Join the network, if need be, and guess the time; OSError if there is no network."""
     record = agent.boot.record
-    await join(record["id"])
+    await join(agent)
     if not agent.timed:
         from firmware.ondemand import sntp
 
@@ -36,26 +38,78 @@ async def broker(agent):
     return host_port(record["broker"])
 
 
-async def join(hostname):
-    """Return once the network is up; OSError after 30 s."""
-    wlan = network.WLAN(network.STA_IF)
-    if wlan.active() and wlan.isconnected():
-        return
-    try:
-        wifi = json.loads(store.load(_PATH, _LIMIT) or b"{}")["wifi"]
-        ssid, key = wifi.get("ssid", ""), wifi.get("key", "")
-    except (ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
-        ssid = key = ""
-    network.hostname(hostname)
-    # Off and on again: after some failures the radio only recovers this way.
-    wlan.active(False)
-    wlan.active(True)
-    wlan.connect(ssid, key)
-    for _ in range(_TIMEOUT_S * 10):
-        await asyncio.sleep_ms(100)
-        if wlan.isconnected():
+async def join(agent):
+    """Return once there is a network: Ethernet if the board has it, or else Wi-Fi; or OSError.
+
+    `wifi` in the state is the name of the network, None over Ethernet; it is not there before.
+    """
+    record = agent.boot.record
+    state = agent.state
+    has_ethernet = record.get("ethernet")
+    # Ethernet does not need what Wi-Fi's driver, once it is there, takes of the IDF's heap.
+    if state.get("wifi", None if has_ethernet else "") is not None:
+        wlan = network.WLAN(network.STA_IF)
+        if wlan.active() and wlan.isconnected():
+            state["wifi"] = wlan.config("ssid")
             return
-    raise OSError("Wi-Fi %r: status %s after %d s" % (ssid, wlan.status(), _TIMEOUT_S))
+        wlan.active(False)
+    network.hostname(record["id"])
+    try:
+        settings = json.loads(store.load(_PATH, _LIMIT) or b"{}")
+    except ValueError:  # vfs is not trusted
+        settings = None
+    if not isinstance(settings, dict):
+        settings = {}
+    if has_ethernet:
+        from firmware.ondemand import ethernet
+
+        if await ethernet.join(agent, settings.get("ethernet"), settings.get("wifi")):
+            state["wifi"] = None
+            return
+    state["wifi"] = ""  # its driver is there from here on
+    state["wifi"] = await connect(find(settings.get("wifi")))
+
+
+def find(setting):
+    """[(name, passphrase, what `ifconfig` is to be given, or None)], from a board's settings.
+
+    A single network, without a list around it, is how boards were provisioned at first.
+    """
+    if not isinstance(setting, list):
+        setting = [setting]
+    # vfs is not trusted: what is not one of ours is no network, and none has no name.
+    found = [item for item in setting if isinstance(item, dict)] or [{}]
+    return [(item.get("ssid", ""), item.get("key", ""), item.get("ifconfig")) for item in found]
+
+
+async def connect(networks):
+    """The name of the first network that takes us and has an address for us; or OSError."""
+    wlan = network.WLAN(network.STA_IF)
+    limit_s = _EACH_S if networks[1:] else _ALONE_S
+    failed = []
+    for name, key, address in networks:
+        # Off and on again: after some failures the radio only recovers this way.
+        wlan.active(False)
+        wlan.active(True)
+        try:
+            if address:
+                wlan.ifconfig(address)
+        except (TypeError, ValueError) as error:
+            failed.append("%r: address: %s" % (name, error))
+            continue
+        # The driver keeps the reason of its last failure, which may be another network's.
+        before = wlan.status()
+        wlan.connect(name, key)
+        for _ in range(limit_s * 10):
+            await asyncio.sleep_ms(100)
+            if wlan.isconnected():
+                return name
+            # It goes on trying whatever it says. So we do, if there is nothing else to try.
+            status = wlan.status()
+            if status != before and status < network.STAT_IDLE and networks[len(failed) + 1 :]:
+                break
+        failed.append("%r: status %s" % (name, status))
+    raise OSError("no Wi-Fi network: " + ", ".join(failed))
 
 
 def host_port(text):

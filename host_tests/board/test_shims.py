@@ -20,7 +20,10 @@ SHIMS = Path(__file__).resolve().parents[2] / "tools/virtual_board"
 STUBS = Path(sys.prefix) / "typings"
 MODULES = ("esp32", "machine", "network", "time")
 # What makes the shims work: the firmware cannot import it.
-INSIDE = {"chip", "heap", "inisetup", "ota", "power_on", "scripts", "start", "uart", "watch"}
+INSIDE = {
+    "access", "addresses", "chip", "heap", "inisetup", "lan", "ota", "power_on", "scripts", "start",
+    "uart", "watch",
+}  # fmt: skip
 REPO = SHIMS.parents[1]
 
 
@@ -47,6 +50,23 @@ CORRECTIONS = {
     "esp32.idf_heap_info": Shape(1, 1),
     # machine_wdt_make_new (extmod/machine_wdt.c): neither argument is keyword-only.
     "machine.WDT.__init__": Shape(0, 2, (("id", 0), ("timeout", 5000))),
+    # get_lan (network_lan.c), without what is for a PHY on SPI.
+    "network.LAN.__init__": Shape(
+        0,
+        1,
+        (
+            ("id", None),
+            ("mdc", None),
+            ("mdio", None),
+            ("reset", None),
+            ("power", None),
+            ("phy_addr", ...),
+            ("phy_type", ...),
+            ("ref_clk_mode", ...),
+            ("ref_clk", None),
+        ),
+        ("mdc", "mdio", "reset", "power", "phy_addr", "phy_type", "ref_clk_mode", "ref_clk"),
+    ),
     # machine_rtc_make_new: mp_arg_check_num(…, 0, 0, false).
     "machine.RTC.__init__": Shape(0, 0),
 }
@@ -156,6 +176,13 @@ def test_shim_offers_nothing_that_the_port_has_not(name: str) -> None:
     stub = read_module(STUBS / f"{name}.pyi", name)
     assert len(stub) > 10
     assert compare(read_module(SHIMS / f"{name}.py", name), stub) == []
+
+
+def test_what_comes_with_ethernet_is_the_ports_too() -> None:
+    stub = read_module(STUBS / "network.pyi", "network")
+    offered = read_module(SHIMS / "lan.py", "network")
+    assert {"network.LAN.active", "network.PHY_LAN8720", "network.ETH_GOT_IP"} <= set(offered)
+    assert compare(offered, stub) == []
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ rtc = None  # file, see above
 efuses = {}  # address of a register -> word; others are 0
 origin_ns = 0  # its first field
 control = None  # file; its first byte is the radio link
+air = None  # file: what Ethernet's cable leads to, then a line for each access point
 watch = None  # module watch, if the host watches
 
 
@@ -162,9 +163,10 @@ def arm_watchdog(timeout_ms):
     setitimer(0, _timer, None)
 
 
-def link_up():
-    """Whether the radio has its access point."""
-    if not control:
-        return True
-    control.seek(0)
-    return control.read(1) != b"0"
+def refusal(ssid, key):
+    """Why Wi-Fi does not take us, as `network.WLAN.status` says it: 201, 202; 0 if it does."""
+    if control:
+        control.seek(0)
+        if control.read(1) == b"0":
+            return 201  # no such network
+    return import_rom("access").refusal(air, ssid, key) if air else 0

@@ -1,6 +1,7 @@
 """`network` of the ESP32 port: a station that joins in 200 ms, while the host leaves the radio on.
 
-Sockets are the host's own and do not follow the link: only what the driver says of it changes.
+The host can say which access points there are (chip.refusal); if it does not, all take us. Sockets
+are the host's own and do not follow the link: only what the driver says of it changes.
 """
 
 import time as _time
@@ -18,6 +19,16 @@ _HOSTNAME_MAX_LEN = const(32)
 _JOIN_MS = const(200)
 del const  # the chip's module has none
 _hostname = "mpy-esp32"
+_lan = None
+
+
+def __getattr__(name):
+    """What is about Ethernet takes heap only if it is used."""
+    global _lan
+    if name[:3] not in ("LAN", "PHY", "ETH"):
+        raise AttributeError(name)
+    _lan = _lan or _chip.import_rom("lan")
+    return getattr(_lan, name)
 
 
 def hostname(name=None):
@@ -38,6 +49,9 @@ class WLAN:
     _joins = None  # ticks_ms at which it is there
     _wanted = False  # `connect` was called: the driver then reconnects by itself
     _ssid = ""
+    _key = ""
+    _reason = 0  # of the last failure; it lasts until there is a connection
+    _static = None  # the addresses, if they are not of DHCP
     _addresses = ("127.0.0.1", "255.0.0.0", "127.0.0.1", "127.0.0.1")
 
     def __init__(self, interface_id=0):
@@ -56,6 +70,7 @@ class WLAN:
             raise OSError("Wifi Not Started")
         if ssid is not None:
             WLAN._ssid = ssid
+            WLAN._key = key
         WLAN._wanted = True
         WLAN._joins = _time.ticks_add(_time.ticks_ms(), _JOIN_MS)
 
@@ -70,12 +85,13 @@ class WLAN:
     def status(self, param=None):
         if param is None:
             if not WLAN._wanted:
-                return STAT_IDLE
+                return WLAN._reason or STAT_IDLE
             if WLAN._joins is not None:
                 if _time.ticks_diff(WLAN._joins, _time.ticks_ms()) > 0:
-                    return STAT_CONNECTING
+                    return WLAN._reason or STAT_CONNECTING
                 WLAN._joins = None  # or it would lie ahead again when the ticks have wrapped
-            return STAT_GOT_IP if _chip.link_up() else STAT_NO_AP_FOUND
+            WLAN._reason = _chip.refusal(WLAN._ssid, WLAN._key)
+            return WLAN._reason or STAT_GOT_IP
         if param != "rssi":
             raise ValueError("unknown status param")
         if not self.isconnected():
@@ -95,9 +111,9 @@ class WLAN:
         raise ValueError("unknown config param")
 
     def ifconfig(self, ip_mask_gateway_dns=None):
-        if ip_mask_gateway_dns is not None:
-            WLAN._addresses = tuple(ip_mask_gateway_dns)
-        elif self.isconnected():
-            return WLAN._addresses
+        if ip_mask_gateway_dns == "dhcp":
+            WLAN._static = None
+        elif ip_mask_gateway_dns is not None:
+            WLAN._static = _chip.import_rom("addresses").parse(ip_mask_gateway_dns)
         else:
-            return ("0.0.0.0",) * 4
+            return WLAN._static or WLAN._addresses if self.isconnected() else ("0.0.0.0",) * 4

@@ -12,7 +12,8 @@ Settings (JSON in $VBOARD):
   ops            optional path: log of the flash operations
   heap           optional path: log of the heap in use
   idf_heaps      {capability: heaps}, what esp32.idf_heap_info tells
-Beside the flash may lie a file `efuses`: "address word" a line, both hexadecimal.
+Beside the flash may lie a file `efuses`: "address word" a line, both hexadecimal. And a file `air`:
+a line for Ethernet (lan.py), then for each access point its name, a tab, and its passphrase.
 This module is done, and gone from the heap, when the first script starts.
 """
 
@@ -54,6 +55,10 @@ def run():
             address, word = line.split()
             chip.efuses[int(address, 16)] = int(word, 16)
     except OSError:  # no such file: a chip as it leaves the factory
+        pass
+    try:
+        chip.air = open(settings["flash"].replace("flash.bin", "air"), "rb")  # noqa: SIM115
+    except OSError:  # everything that is asked for
         pass
     if settings.get("control"):
         chip.control = open(settings["control"], "r+b")  # noqa: SIM115

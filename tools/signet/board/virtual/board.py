@@ -1,9 +1,9 @@
 """The virtual board: the firmware under MicroPython's unix port, with the boot loader around it.
 
 A board is a folder: flash.bin (the chip), rtc (clock and RTC memory, gone when the power goes),
-control (radio link), console.log and console.sock. `VirtualBoard` gives it power, watches it, and
-can take its power away at any flash operation. What runs inside is in tools/virtual_board, what
-restarts it in cycle.py, the boot loader in bootloader.py.
+control (radio link), perhaps air (networks), console.log and console.sock. `VirtualBoard` gives it
+power, watches it, and can take its power away at any flash operation. What runs inside is in
+tools/virtual_board, what restarts it in cycle.py, the boot loader in bootloader.py.
 """
 
 import os
@@ -44,6 +44,7 @@ IDF_HEAPS: IdfHeaps = {4: _FULL + _SHARED, 1: [*_SHARED, (21024, 20264, 19456, 2
 # The control file: the radio link, then whether the heap is asked for.
 _LINK_UP, _LINK_DOWN = b"1", b"0"
 _ASKED, _NOT_ASKED = b"1", b"0"
+_AIR_LEN = 1024
 _POLL_S = 0.05
 _BLOCK_LEN = 32  # of MicroPython's heap, on a machine with words of 64 bits
 _SAMPLE = re.compile(r"^(boot|op|asked) (\d+)$", re.MULTILINE)
@@ -209,6 +210,19 @@ class VirtualBoard:
         Only what the WLAN driver says changes: connections are the host's, and stay.
         """
         self._write_control(0, _LINK_UP if up else _LINK_DOWN)
+
+    def set_air(self, networks: dict[str, str], cable: str = "up") -> None:
+        """Say which access points are there, by name with their passphrases, from now on.
+
+        cable: what Ethernet's leads to: "up", "no address", "no link"; or "no PHY". A board that
+        was powered on without knows no bounds: all access points take it, and the cable is "up".
+        """
+        lines = [cable, *(f"{name}\t{key}" for name, key in networks.items())]
+        path = self.folder / "air"
+        if not path.exists():
+            write_private(path)
+        with path.open("r+b") as file:  # at once, for a board that reads it meanwhile
+            file.write("\n".join(lines).encode().ljust(_AIR_LEN, b"\n"))
 
     def type(self, data: bytes) -> int:
         """Send bytes to its UART, as a terminal would; how many reached the line.
