@@ -89,7 +89,7 @@ class Agent:
         self.wake = asyncio.Event()
         self.restart_reason = None
         self.supervisor = Supervisor(watchdog)
-        self.device = Device(boot.record, boot.version, self.post, self.supervisor)
+        self.device = Device(self)
         # Not in `run`, which does not return: a frame goes on showing the collector what was called
         # from it.
         start.prepare(self)
@@ -167,8 +167,3 @@ class Agent:
 
     def beat(self, ahead_s=0):
         self.supervisor.beat("online", ahead_s)
-
-    def restart(self):
-        from firmware.ondemand import ending
-
-        ending.restart(self)

@@ -69,7 +69,7 @@ class Session:
 
                 print("signet: error: session:", shortage.check(agent, client.error))
             except MemoryError:  # not even for that: then we are not healthy, and do not beat
-                print("signet: error: session: out of memory")
+                print("signet: error: session:", MemoryError)
                 return
             finally:
                 shortage = None
@@ -99,7 +99,9 @@ class Session:
                         state = {"online": False, "why": agent.restart_reason}
                         await self.publish("state", state, 1, True)
                     await self.client.disconnect()
-                    agent.restart()
+                    from firmware.ondemand import ending
+
+                    ending.restart(agent)
             except MQTTError as error:
                 print("signet: error: session:", error)
             await agent.wake.wait()

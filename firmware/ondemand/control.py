@@ -1,7 +1,7 @@
 """What an operator sends: configuration and commands.
 
-Trusted as far as the broker's access list is: bounded and checked for form, and handed to
-the application, which has to know what it can use.
+Trusted as far as the broker's access list is: bounded and checked for form, by the application's
+schema (firmware/ondemand/check.py) if it has one, and handed to it.
 """
 
 import json
@@ -21,24 +21,30 @@ _ID_LIMIT = const(
 
 
 def load_config(device):
-    """Give the device the configuration that it was last sent."""
+    """Give the device the configuration that it was last sent, of which nothing is known yet."""
+    device._schema = None
     try:
         device.config = _parse_object(store.load(_CONFIG_PATH, _CONFIG_LIMIT) or b"{}")
     except ValueError:  # untrusted, like all of vfs
         device.config = {}
 
 
-def configure(device, payload):
+def receive(device, payload):
     """Take a message from down/config; an event says whether it was accepted."""
     if payload == store.load(_CONFIG_PATH, _CONFIG_LIMIT):
         return  # retained, and sent again at each connect
     try:
         if len(payload) > _CONFIG_LIMIT:
             raise ValueError("%d bytes, expected up to %d" % (len(payload), _CONFIG_LIMIT))
-        device.config = _parse_object(payload)
+        config = _parse_object(payload)
+        if device._schema is not None:
+            from firmware.ondemand import check
+
+            config = check.fill(device._schema, config)
     except ValueError as error:
-        device.event("config", ok=False, reason=str(error))
+        device.event("config", ok=False, reason=str(error)[:_REASON_LEN])
     else:
+        device.config = config
         store.save(_CONFIG_PATH, payload)
         device.event("config", ok=True)
 
@@ -59,7 +65,14 @@ async def command(device, payload):
             function = memory.command
         if not function:
             raise ValueError("no command %r" % name[:_SHOWN])
-        result = function(device, message.get("args") or {})
+        args = message.get("args") or {}
+        if isinstance(function, tuple):
+            from firmware.ondemand import check
+
+            function, schema = function
+            check.verify(schema)
+            args = check.fill(schema, args)
+        result = function(device, args)
         if hasattr(result, "send"):  # a coroutine
             result = await result
         size = len(json.dumps(result).encode())

@@ -37,7 +37,7 @@ async def handle(session, kind, message):
     elif kind == "down/config":
         from firmware.ondemand import control
 
-        control.configure(agent.device, message.payload)
+        control.receive(agent.device, message.payload)
     elif kind == "down/command":
         from firmware.ondemand import control
 

@@ -82,7 +82,9 @@ async def _carry_out(order, agent):
     agent.restart_reason = "restart into %s" % order["version"]
     if start:
         agent.restart_reason += ", resumed at block %d" % start
-    agent.restart()
+    from firmware.ondemand import ending
+
+    ending.restart(agent)
 
 
 async def _fetch(task, order, agent):

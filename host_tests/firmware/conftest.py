@@ -19,6 +19,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from host_tests.firmware.image_server import PATIENCE_S, Result
+from host_tests.firmware.posts import Posts
 from host_tests.firmware.world import World
 from host_tests.played import Load, Machine, Ticks
 from signet.fleet.proxy import Proxy
@@ -52,9 +53,9 @@ def load(
             )
             monkeypatch.setattr(module, "asyncio", played)
         for attribute in ("_PATH", "_CONFIG_PATH"):
-            if hasattr(module, attribute):
-                path = str(tmp_path) + getattr(module, attribute)
-                monkeypatch.setattr(module, attribute, path)
+            path = getattr(module, attribute, str(tmp_path))
+            if not path.startswith(str(tmp_path)):
+                monkeypatch.setattr(module, attribute, str(tmp_path) + path)
         return module
 
     before = {name for name in sys.modules if name.startswith("firmware")}
@@ -68,6 +69,19 @@ def load(
             if parent in sys.modules:  # what a test put in place itself has none
                 vars(sys.modules[parent]).pop(child, None)
             del sys.modules[name]
+
+
+@pytest.fixture
+def posts() -> Posts:
+    return Posts()
+
+
+@pytest.fixture
+def device(load: Load, posts: Posts) -> SimpleNamespace:
+    """What an application is given; posts: the agent behind it."""
+    found: SimpleNamespace = load("device").Device(posts)
+    load("ondemand.control").load_config(found)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -13,43 +13,19 @@ from typing import Any
 
 import pytest
 
+from host_tests.firmware.posts import Posts
 from host_tests.played import Load, Ticks
-
-
-class Posts:
-    """What is posted and beaten."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[Any, ...]] = []
-        self.beats: list[tuple[Any, ...]] = []
-        self.uptime_ms = 61_999
-
-    def post(self, kind: str, message: dict[str, Any], qos: int) -> None:
-        self.messages.append((kind, message, qos))
-
-    def beat(self, name: str, ahead_s: float = 0) -> None:
-        self.beats.append((name, ahead_s))
-
-
-@pytest.fixture
-def posts() -> Posts:
-    return Posts()
-
-
-@pytest.fixture
-def device(load: Load, posts: Posts) -> SimpleNamespace:
-    record = {"id": "dev-0001", "model": "signet-test"}
-    found: SimpleNamespace = load("device").Device(record, "1.0.0", posts.post, posts)
-    return found
 
 
 def test_device(device: SimpleNamespace, posts: Posts, ticks: Ticks) -> None:
     assert (device.id, device.model, device.version) == ("dev-0001", "signet-test", "1.0.0")
     assert device.uptime_s() == 61
     device.telemetry({"a": 1})
+    device.telemetry({"a": 2}, qos=1)
     device.event("door", open=True)
     assert posts.messages == [
         ("telemetry", {"a": 1}, 0),
+        ("telemetry", {"a": 2}, 1),
         ("event", {"event": "door", "open": True}, 1),
     ]
     device.beat()
@@ -62,10 +38,10 @@ def test_configuration_is_kept(load: Load, device: SimpleNamespace, posts: Posts
     control = load("ondemand.control")
     control.load_config(device)
     assert device.config == {}
-    control.configure(device, b'{"interval_s": 5}\n')
+    control.receive(device, b'{"interval_s": 5}\n')
     assert device.config == {"interval_s": 5}
     assert posts.messages == [("event", {"event": "config", "ok": True}, 1)]
-    control.configure(device, b'{"interval_s": 5}\n')  # retained: comes at each connect
+    control.receive(device, b'{"interval_s": 5}\n')  # retained: comes at each connect
     assert len(posts.messages) == 1
     device.config = {}
     control.load_config(device)
@@ -90,9 +66,9 @@ def test_bad_configuration(
     load: Load, device: SimpleNamespace, posts: Posts, tmp_path: Path, name: str
 ) -> None:
     control = load("ondemand.control")
-    control.configure(device, b'{"interval_s":5}')
+    control.receive(device, b'{"interval_s":5}')
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    control.configure(device, BAD_OBJECTS[name])
+    control.receive(device, BAD_OBJECTS[name])
     assert device.config == {"interval_s": 5}
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     kind, message, _ = posts.messages[-1]
@@ -103,9 +79,9 @@ def test_bad_configuration(
 def test_configuration_that_is_too_long(load: Load, device: SimpleNamespace, posts: Posts) -> None:
     control = load("ondemand.control")
     longest = b'{"a":"' + b"x" * (1024 - 8) + b'"}'
-    control.configure(device, longest)
+    control.receive(device, longest)
     assert len(device.config["a"]) == 1016
-    control.configure(device, b" " + longest)
+    control.receive(device, b" " + longest)
     assert posts.messages[-1][1]["reason"] == "1025 bytes, expected up to 1024"
     control.load_config(device)
     assert len(device.config["a"]) == 1016

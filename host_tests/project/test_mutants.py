@@ -14,8 +14,8 @@ from host_tests.tool_helpers import REPO, snapshot
 # A file without a mutant has checks that nobody looks after, or none:
 PLACES = (
     "boot.py", "main.py", "lib/trust/*.py", "lib/romfs/*.py", "firmware/*.py",
-    "firmware/ondemand/*.py", "tools/signet/pki/[!_]*.py", "tools/signet/fleet/[!_]*.py",
-    "tools/signet/device/sealing/[!_]*.py",
+    "firmware/ondemand/*.py", "firmware/ondemand/extras/*.py", "tools/signet/pki/[!_]*.py",
+    "tools/signet/fleet/[!_]*.py", "tools/signet/device/sealing/[!_]*.py",
 )  # fmt: skip
 NO_CHECKS = {
     "firmware/app.py", "firmware/device.py", "firmware/ondemand/memory.py",

@@ -34,6 +34,8 @@ _FREE = "*"  # in a closure, variables from outside come before the arguments, b
 _DEFINES = (mpy_file.STORE_NAME, mpy_file.STORE_GLOBAL)
 _READS_ATTRIBUTE = (mpy_file.LOAD_ATTR, mpy_file.LOAD_METHOD)
 _READS_GLOBAL = (mpy_file.LOAD_NAME, mpy_file.LOAD_GLOBAL)
+# Its `__getattr__` makes a module's path of the text, and words of paths stay by themselves.
+_LOADS_MODULES = "firmware/device.mpy"
 _CALLS_WITH_STARS = (0x35, 0x37)  # f(*a, **k), o.m(*a, **k); of the counts, keywords << 8
 
 
@@ -165,7 +167,7 @@ def _kept(parsed: dict[str, MpyFile], data: list[bytes]) -> set[str] | None:
             texts += _strings(function, names, modules, package)
             arguments |= {names[index] for index in function.arguments}
             any_argument = any_argument or _calls_with_a_dictionary(function)
-            any_attribute = any_attribute or names[function.name] == "__getattr__"
+            any_attribute |= names[function.name] == "__getattr__" and path != _LOADS_MODULES
     if any_argument:
         kept |= arguments
     if any_attribute:
