@@ -68,4 +68,6 @@ async def _give_up(agent, reason, others):
         return
     await asyncio.sleep(_PAUSE_S)
     agent.restart_reason = reason
-    agent.restart()
+    from firmware.ondemand import ending
+
+    ending.restart(agent)

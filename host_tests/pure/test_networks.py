@@ -235,13 +235,10 @@ class Agent:
         self.boot = Nothing(record={"ethernet": dict(WIRING, **wiring)})
         self.device = self
         self.events = []
-        self.restarted = None
+        self.restart_reason = None
 
     def event(self, name, **details):
         self.events.append((name, details["reason"]))
-
-    def restart(self):
-        self.restarted = self.restart_reason
 
 
 def plug(cable, agent, address=None, others=True):
@@ -293,7 +290,7 @@ def test_a_driver_that_fails_is_asked_once():
         assert plug(cable, agent) is False
         assert agent.boot.record["ethernet"] is None
         assert agent.events == [("error", "Ethernet: " + str(fails))]
-        assert agent.restarted is None
+        assert agent.restart_reason is None
 
 
 def test_a_platform_without_ethernet_says_so():
@@ -304,7 +301,13 @@ def test_a_platform_without_ethernet_says_so():
 
 def test_a_board_that_has_nothing_else_restarts():
     cable, agent = Cable(UP, OSError("esp_eth_driver_install failed")), Agent({})
-    assert plug(cable, agent, others=None) is False
-    assert agent.restarted == "Ethernet: esp_eth_driver_install failed"
+    restarted = []
+    sys.modules["firmware.ondemand.ending"] = Nothing(restart=restarted.append)
+    try:
+        assert plug(cable, agent, others=None) is False
+    finally:
+        del sys.modules["firmware.ondemand.ending"]
+    assert restarted == [agent]
+    assert agent.restart_reason == "Ethernet: esp_eth_driver_install failed"
     assert Radio.now == 30000
     assert agent.boot.record["ethernet"]
