@@ -72,11 +72,16 @@ class Agent:
     order: number of the order that was accepted last; is_ordered: it waits to be carried out.
     clock_floor: Unix seconds before which it cannot be.
     timed: Unix seconds at which the time was authenticated last; 0: it is SNTP's; None: nobody's.
+    slept: Unix seconds at which it was before the deep sleep that has just ended; None: it was not,
+    or too long ago.
+    kept: what of RTC memory outlasts restarts and deep sleep, packed (firmware/ondemand/rtc.py).
+    last: async function (session), to be called when all is said that waits, or None.
     state: what goes out on up/state, but for its last fields; made before there is a session, as
     what makes it is not to take memory beside a connection.
     """
 
-    tries = timed = None
+    tries = timed = slept = last = None
+    kept = ""
     recent = restarts = order = 0
     on_trial = is_ordered = False
 
@@ -157,7 +162,8 @@ class Agent:
     def note(self, kind="", number=0):
         """Keep in RTC memory what the next start has to know if this run ends without a word."""
         self.message = kind, number
-        machine.RTC().memory((":".join((str(self.restarts), kind, str(number))) + " ").encode())
+        memory = "%d%s:%s:%d " % (self.restarts, self.kept, kind, number)
+        machine.RTC().memory(memory.encode())
 
     def report(self, result, **details):
         """Queue an event about the update that was ordered last."""

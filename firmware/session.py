@@ -95,13 +95,11 @@ class Session:
                     opening = None
                     unload()
                 if agent.restart_reason:
-                    if not self.client.error:
-                        state = {"online": False, "why": agent.restart_reason}
-                        await self.publish("state", state, 1, True)
-                    await self.client.disconnect()
                     from firmware.ondemand import ending
 
-                    ending.restart(agent)
+                    await ending.close(self)
+                if agent.last:
+                    await agent.last(self)
             except MQTTError as error:
                 print("signet: error: session:", error)
             await agent.wake.wait()

@@ -49,6 +49,7 @@ class Machine(ModuleType):
     """Module `machine`: set_to is what the RTC was set to."""
 
     WDT_RESET = 3
+    DEEPSLEEP_RESET = 4
 
     def __init__(self) -> None:
         super().__init__("machine")

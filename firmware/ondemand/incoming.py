@@ -51,6 +51,7 @@ async def _reconnect(session, link):
 
     What is worked on meanwhile comes again, and is known to be that.
     """
+    session.agent.timed = session.agent.slept = None  # good enough to connect with, not for this
     link.fail(MQTTError("to have the time authenticated"))
     # A link that has ended has a stream until the client knows of it.
     while link.stream or session.client.error or session.fresh:

@@ -1,15 +1,19 @@
 """What the board says of itself: its state, and after a start why it restarted."""
 
 import machine
+from micropython import const
 
 from firmware.ondemand import lock
 from trust import TrustError
+
+_WAKES = const("0 1 pin pin timer touch ulp pin uart")  # one text: its words would stay as names
 
 
 def state(agent):
     """The retained message on up/state, but for what the session adds."""
     boot = agent.boot
-    return {
+    cause = machine.reset_cause()
+    found = {
         "online": True,
         "id": boot.record["id"],
         "model": boot.record["model"],
@@ -19,20 +23,27 @@ def state(agent):
         "counter": boot.counter,
         "floor": boot.state.floor,
         "open": lock.read(),
-        "cause": machine.reset_cause(),
+        "cause": cause,
         "dropped": [],
     }
+    if cause == machine.DEEPSLEEP_RESET:
+        found["wake"] = _wake()
+    return found
 
 
 def report_boot(agent):
     """Queue the events of this start; returns how many restarts in a row did not last."""
-    # How many restarts in a row did not last, what was worked on, and why the last run ended.
+    # How many restarts in a row did not last, what was worked on, why the last run ended (rtc.py).
     count, _, words = machine.RTC().memory().partition(b" ")
     count, _, at = count.partition(b":")
-    restarts = int(count) if count.isdigit() else 0
+    count, _, kept = count.partition(b",")
+    cause = machine.reset_cause()
+    is_wake = cause == machine.DEEPSLEEP_RESET  # and no crash
+    if kept:
+        _resume(agent, kept, is_wake)
+    restarts = int(count) if count.isdigit() and not is_wake else 0
     agent.restarts = min(restarts + 1, 99)  # this start is one more
     reason = words.decode()
-    cause = machine.reset_cause()
     if cause == machine.WDT_RESET:
         reason = "watchdog"
     kind, _, times = at.decode().partition(":")
@@ -41,9 +52,14 @@ def report_boot(agent):
     if "memory" in reason:
         agent.tries = 0
     agent.note(kind, int(times) if times.isdigit() else 0)
-    agent.device.event("boot", cause=cause, reason=reason)
     boot = agent.boot
-    found = lock.read()
+    if not is_wake:
+        agent.device.event("boot", cause=cause, reason=reason)
+    elif reason:  # else there is nothing to say but what is in the state, and so often
+        agent.device.event("boot", cause=cause, reason=reason, wake=_wake())
+    else:
+        reason = "deep sleep"
+    found = [] if is_wake else lock.read()
     if boot.record["profile"] and found != []:
         # Whoever holds the board in his hands can read and change it.
         agent.device.event("security", reason="not locked: " + ", ".join(found or ["unknown chip"]))
@@ -56,6 +72,24 @@ def report_boot(agent):
         else:
             agent.device.event("security", reason="slot %s: %s" % ("ab"[slot], why))
     return restarts
+
+
+def _resume(agent, kept, is_wake):
+    """Take what was kept; after a deep sleep the clock is as good as it was, for a while."""
+    from firmware.ondemand import rtc, timekeeping
+
+    record = rtc.Record(kept)
+    agent.kept = record.pack()
+    if is_wake and record.is_fresh(timekeeping.now()):
+        agent.timed = 0
+        agent.slept = record.timed
+
+
+def _wake():
+    """What has ended the deep sleep: esp_sleep_source_t of the IDF."""
+    names = _WAKES.split()
+    number = machine.wake_reason()
+    return names[number] if number < len(names) else str(number)
 
 
 def _version(slot):

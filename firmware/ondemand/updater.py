@@ -10,7 +10,7 @@ import json
 from micropython import const
 
 import mtls
-from firmware.ondemand import install, link, orders, store, unload
+from firmware.ondemand import ending, install, link, orders, store, unload
 from firmware.ondemand.download import Download
 from firmware.ondemand.install import BLOCK_LEN
 from firmware.ondemand.timekeeping import now
@@ -82,8 +82,6 @@ async def _carry_out(order, agent):
     agent.restart_reason = "restart into %s" % order["version"]
     if start:
         agent.restart_reason += ", resumed at block %d" % start
-    from firmware.ondemand import ending
-
     ending.restart(agent)
 
 

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import json
@@ -20,7 +21,7 @@ import pytest
 
 from host_tests.firmware.image_server import PATIENCE_S, Result
 from host_tests.firmware.posts import Posts
-from host_tests.firmware.world import World
+from host_tests.firmware.world import SLEEPER, World
 from host_tests.played import Load, Machine, Ticks
 from signet.fleet.proxy import Proxy
 from signet.fleet.serving import Fleet
@@ -84,19 +85,32 @@ def device(load: Load, posts: Posts) -> SimpleNamespace:
     return found
 
 
-@pytest.fixture(scope="module")
-def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("world")
+@contextlib.contextmanager
+def make_world(keys: Path, fleet: Fleet, folder: Path, app: str | None = None) -> Iterator[World]:
+    """A board that is off, and its servers."""
     targets = {"broker": fleet.broker.port, "images": fleet.images_port}
     with (
         Proxy(targets) as proxy,
         OperatorSession(keys, fleet.addresses["operators"], EVERYTHING_DEVICES_SAY) as operator,
     ):
-        world = World(folder, keys, fleet, proxy, operator)
-        with world.board as board:
-            board.power_on(record_flash=True)
-            world.wait_for_state(0, version="1.0.0", status="confirmed")
+        world = World(folder, keys, fleet, proxy, operator, app)
+        with world.board:
             yield world
+
+
+@pytest.fixture(scope="module")
+def world(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
+    with make_world(keys, fleet, tmp_path_factory.mktemp("world")) as world:
+        world.board.power_on(record_flash=True)
+        world.wait_for_state(0, version="1.0.0", status="confirmed")
+        yield world
+
+
+@pytest.fixture(scope="module")
+def sleeper(keys: Path, fleet: Fleet, tmp_path_factory) -> Iterator[World]:
+    """A board whose application sleeps; off."""
+    with make_world(keys, fleet, tmp_path_factory.mktemp("sleeper"), SLEEPER) as world:
+        yield world
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,27 @@ WATCHDOG_S = 6
 BLOCK = 4096
 Report = dict[str, Any]
 
+# An application that counts its wakes and sleeps, ten minutes if the configuration has no others.
+SLEEPER = """
+import machine
+
+
+async def run(device):
+    device.commands["echo"] = lambda device, args: args
+    device.commands["crash"] = crash
+    count = int(device.rtc or b"0")
+    device.rtc = b"%d" % (count + 1)
+    device.telemetry({"count": count})
+    if device.config.get("connect", True):
+        device.event("measured", count=count)
+    await device.deep_sleep(**({"seconds": 600} | device.config))
+
+
+def crash(device, args):
+    while machine.reset_cause() == 4:
+        pass
+"""
+
 
 def describe(version: str, counter: int = 1, model: str = MODEL, built: int = BUILT):
     return slot_image.Release(version, model, counter, (1, 25, 0), built)
@@ -47,7 +68,8 @@ def load_key(path: Path) -> rsa.RSAPrivateKey:
 class World:
     """A board, its servers behind a counting proxy, and an operator who listens."""
 
-    def __init__(self, folder: Path, keys: Path, fleet: Fleet, proxy: Proxy, operator):
+    def __init__(self, folder: Path, keys: Path, fleet: Fleet, proxy: Proxy, operator, app=None):
+        """app: source of an application in the place of firmware/app.py."""
         self.folder = folder
         self.fleet = fleet
         self.proxy = proxy
@@ -57,7 +79,7 @@ class World:
         # So that a download is long enough to break in the middle of it.
         (folder / "data").mkdir()
         (folder / "data/ballast").write_bytes(random.Random(BUILT).randbytes(100_000))
-        self.unsigned = slot_image.build_image(describe("1.0.0"), REPO, data=folder / "data")
+        self.unsigned = self.build("1.0.0", app)
         self.number = int(time.time()) - 40_000
         (folder / "1.0.0.img").write_bytes(self.sign(self.unsigned))
         address = {name: f"localhost:{route.port}" for name, route in proxy.routes.items()}
@@ -70,6 +92,13 @@ class World:
         copyfile(folder / "board/flash.bin", folder / "provisioned.bin")
         self.board = VirtualBoard(folder / "board")
 
+    def build(self, version: str, app: str | None) -> bytes:
+        path = None
+        if app is not None:
+            path = self.folder / "app.py"
+            path.write_text(app)
+        return slot_image.build_image(describe(version), REPO, path, self.folder / "data")
+
     def sign(self, content: bytes, key: Any = None) -> bytes:
         """Content padded to 4096, and the signature sector after it."""
 
@@ -81,10 +110,7 @@ class World:
         """A signed image: the firmware of this checkout, or with another application."""
         payload = self.unsigned[BLOCK:]
         if app is not None:
-            path = self.folder / "app.py"
-            path.write_text(app)
-            built = slot_image.build_image(describe(version), REPO, path, self.folder / "data")
-            payload = built[BLOCK:]
+            payload = self.build(version, app)[BLOCK:]
         return self.sign(
             slot_image.pack_descriptor(describe(version, **fields), len(payload)) + payload
         )

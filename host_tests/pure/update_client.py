@@ -29,6 +29,7 @@ class Agent:
         self.device = Nothing(uptime_s=lambda: 5, event=self.event)
         self.clock_floor = boot.clock_floor
         self.timed = 0
+        self.slept = None
         self.events = []
         self.reports = []
         self.beats = []
@@ -45,7 +46,7 @@ class Agent:
     def beat(self, ahead_s=0):
         self.beats.append(ahead_s)
 
-    def restart(self):
+    def restart(self, agent):
         self.restarted = True
 
 
@@ -91,7 +92,7 @@ def main(repo, folder, port, order_name, restarts, lack, guess):
     updater.mtls = sync.mtls = Nothing(open_stream=open_stream, TLSError=TLSError)
     link.setup = done
     orders.accept(slots.order(order_name), board.boot()[0], board.files, slots.NOW)
-    agent = Agent(board.boot()[0])  # the restart
+    updater.ending = agent = Agent(board.boot()[0])  # the restart
     agent.boot.record["images"] = "127.0.0.1:" + port
     before = board.snapshot()
     asyncio.run(updater.run(agent, int(restarts)))

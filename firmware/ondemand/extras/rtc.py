@@ -1,0 +1,8 @@
+"""device.rtc: bytes that outlast a deep sleep, and every restart, but not a loss of power."""
+
+
+def make(device):
+    from firmware.ondemand.rtc import Record
+
+    device.rtc = Record(device._agent.kept[1:]).data
+    return device.rtc
