@@ -21,6 +21,7 @@ _GROUPS = ("board", "device", "fleet", "image", "pki", "release")
 # Commands by themselves, and their modules.
 _OF_A_PROJECT = {
     "build": "signet.project.commands",
+    "doctor": "signet.app.commands",
     "test": "signet.app.commands",
 }
 
@@ -56,7 +57,7 @@ _NAMED = [click.Command(name) for name in (*_GROUPS, *_OF_A_PROJECT)]
 def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices.
 
-    "build" and "test" are about a project of one's own; the others are groups of commands.
+    Groups of commands, and some by themselves: these are about a project of one's own.
     """
 
 
