@@ -1,7 +1,6 @@
 """A small project of a user's own, and a bench that runs for the session."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,5 +70,5 @@ def image(kettle: Project) -> bytes:
 @pytest.fixture(scope="module")
 def kettle_bench(kettle: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     chosen = ports.choose(kettle.servers)
-    with Bench(replace(kettle), tmp_path_factory.mktemp("bench"), chosen) as running:
+    with Bench(kettle, tmp_path_factory.mktemp("bench"), chosen) as running:
         yield running

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -48,15 +48,16 @@ def test_an_edit_runs_whatever_the_board_was_updated_to(board, kettle_bench, ket
     """And it keeps what it was told: only its image is another."""
     board.start()
     board.configure({"level": 3})
-    version = kettle_bench.next_version()
-    assert version == "1.0.0"
-    kettle_bench.publish(bench.build(kettle), board.id)
-    assert kettle_bench.next_version() == "1.0.0+1"
+    version = kettle_bench.next_version("1.0.0")
+    assert version == "1.0.0+1"
+    assert kettle_bench.next_version("0.9.0") == "1.0.0"  # it was raised by hand
+    kettle_bench.publish(bench.build(replace(kettle, version=version)), board.id)
+    assert kettle_bench.next_version("1.0.0") == "1.0.0+2"
     board.event("update", result="confirmed")
     app = tmp_path / "app.py"
     app.write_text(APP.replace("hello", "goodbye"))
     board.power_off()
-    content = bench.build(kettle, "1.0.1", app)
+    content = bench.build(replace(kettle, app=app))
     with kettle_bench.make_board(board.id, board.folder, content) as edited:
         edited.start()
         assert edited.command("greet", whom="you") == "goodbye you"

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from typing import Any, cast
 
 import pytest
@@ -36,6 +37,7 @@ class Operator:
         for message in self.messages[after:]:
             if wanted(message):
                 return message
+        time.sleep(timeout_s)
         raise TimeoutError
 
 
@@ -46,7 +48,7 @@ def operator() -> Operator:
 
 @pytest.fixture
 def reports(operator) -> Reports:
-    return Reports(cast(OperatorSession, operator), "dev-1", 0.5)
+    return Reports(cast(OperatorSession, operator), "dev-1", 0.6)
 
 
 def test_a_report_of_another_device_or_before_the_mark_is_none(operator, reports):
@@ -56,8 +58,17 @@ def test_a_report_of_another_device_or_before_the_mark_is_none(operator, reports
     mark = reports.mark
     assert reports.wait_for_state(version="1")["online"]
     for after, version in ((0, "2"), (mark, "1")):
-        with pytest.raises(NotReportedError, match=r"^dev-1 did not report a state with .* 0.5 s$"):
+        with pytest.raises(NotReportedError, match=r"^dev-1 did not report a state with .* 1 s$"):
             reports.wait_for_state(after, version=version)
+
+
+def test_who_is_off_is_not_waited_for_long(reports, monkeypatch):
+    monkeypatch.setattr("signet.fleet.reports._LOOK_S", 0.01)
+    monkeypatch.setattr("signet.fleet.reports._GRACE_S", 0.1)
+    reports.limit_s = 1000
+    reports.lives = lambda: False
+    with pytest.raises(NotReportedError, match="within 0 s"):
+        reports.wait_for_state(online=False)
 
 
 @pytest.mark.parametrize("end", ["refused", "failed", "rolled-back"])

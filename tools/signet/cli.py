@@ -18,7 +18,12 @@ from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 from signet.options import EXIT_CODES, echo, note
 
 _GROUPS = ("board", "device", "fleet", "image", "pki", "release")
-_OF_A_PROJECT = {"build": "signet.project.commands"}  # commands by themselves, and their module
+# Commands by themselves, and their modules.
+_OF_A_PROJECT = {
+    "build": "signet.project.commands",
+    "doctor": "signet.app.commands",
+    "test": "signet.app.commands",
+}
 
 
 class _Program(click.Group):
@@ -52,7 +57,7 @@ _NAMED = [click.Command(name) for name in (*_GROUPS, *_OF_A_PROJECT)]
 def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices.
 
-    "build" is about a project of one's own; the others are groups of commands.
+    Groups of commands, and some by themselves: these are about a project of one's own.
     """
 
 

@@ -97,16 +97,28 @@ def find_installed() -> dict[str, str] | None:
     """Paths of all PROGRAMS if the ones on PATH satisfy NEEDS, else None."""
     path = os.environ.get("PATH", os.defpath) + SYSTEM_FOLDERS
     paths = {name: shutil.which(name, path=path) or "" for name in PROGRAMS}
-    if not all(paths.values()):
+    if not all(paths.values()) or any(find_fault(*item) for item in paths.items()):
         return None
-    try:
-        run(paths["micropython"], "-c", MICROPYTHON_CHECK)
-    except ToolchainError:
-        return None
-    # `mosquitto -h` prints "mosquitto version 2.0.21" and exits with 3.
-    shown = subprocess.run([paths["mosquitto"], "-h"], capture_output=True, text=True).stdout
-    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", shown)
-    return paths if match and tuple(map(int, match.groups())) >= MOSQUITTO_MIN else None
+    return paths
+
+
+def find_fault(name: str, path: str) -> str | None:
+    """What keeps one of PROGRAMS from being good enough; None if it is."""
+    if name == "micropython":
+        try:
+            run(path, "-c", MICROPYTHON_CHECK)
+        except ToolchainError:
+            return "older than 1.25, or without tls and ffi"
+    if name == "mosquitto":
+        # `mosquitto -h` prints "mosquitto version 2.0.21" and exits with 3.
+        try:
+            shown = subprocess.run([path, "-h"], capture_output=True, text=True).stdout
+        except OSError as error:
+            return f"cannot start: {error.strerror}"
+        match = re.search(r"version (\d+)\.(\d+)\.(\d+)", shown)
+        if not match or tuple(map(int, match.groups())) < MOSQUITTO_MIN:
+            return f"{match[0] if match else 'no version'}, expected 2.0.12 or later"
+    return None
 
 
 def find_mirrors() -> list[str]:

@@ -8,7 +8,6 @@ for tests. Nothing of it is for devices that leave the bench.
 import contextlib
 import hashlib
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +17,7 @@ from signet.app.ports import Ports
 from signet.device import flash_file
 from signet.device.flash_file import Credentials, Template
 from signet.device.settings import MIN_WATCHDOG_S, Settings
-from signet.errors import SignetError
+from signet.errors import RefusedError, SignetError
 from signet.fleet.proxy import Proxy
 from signet.fleet.reports import Reports
 from signet.fleet.serving import LOOPBACK, Fleet
@@ -46,24 +45,20 @@ def make_state_folder(project_: Project) -> Path:
         folder.chmod(files.SECRET_FOLDER_MODE)
     except OSError as error:
         raise SignetError(f"{folder}: {error.strerror}, expected a folder of Signet's") from error
+    hosts = dict.fromkeys(["localhost", LOOPBACK, project_.servers.host])
     if not (folder / "pki").exists():
-        hosts = dict.fromkeys(["localhost", LOOPBACK, project_.servers.host])
-        authority.init_pki(folder / "pki", list(hosts))
+        try:
+            authority.init_pki(folder / "pki", list(hosts))
+        except RefusedError:  # another process was quicker
+            if not (folder / "pki/release.key").exists():
+                raise
     return folder
 
 
-def build(project_: Project, version: str | None = None, app: Path | None = None) -> bytes:
-    """A signed dev image of a project as it is now.
-
-    version: instead of the project's. app: a file in the place of app.py.
-    """
-    wanted = replace(project_, version=version) if version else project_
-    if app is None:
-        built = project.build(wanted, PROFILE)
-    else:
-        release = project.release(wanted, PROFILE)
-        built = slot_image.build(release, SOURCE, app, wanted.data, wanted.lib)
-    return slot_image.sign_image(built.content, wanted.state / "pki/release.key")
+def build(project_: Project) -> bytes:
+    """A signed dev image of a project as it is now."""
+    built = project.build(project_, PROFILE)
+    return slot_image.sign_image(built.content, project_.state / "pki/release.key")
 
 
 class Bench:
@@ -91,6 +86,7 @@ class Bench:
         )  # fmt: skip
         self.operator: OperatorSession  # once the servers run
         self._template: Template | None = None
+        self._numbers = itertools.count(1)
         self._running = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,15 +108,15 @@ class Bench:
 
     # Releases
 
-    def next_version(self) -> str:
-        """The project's version if it was not released on this bench; else with +1, +2, …"""
+    def next_version(self, running: str) -> str:
+        """The project's version if a board that runs another can have it; else with +1, +2, …"""
         version = self.project.version
         folder = self.fleet.folder / "images" / self.project.model
         numbered = (f"{version}+{number}" for number in itertools.count(1))
         return next(
             name
             for name in itertools.chain([version], numbered)
-            if not (folder / f"{name}.img").exists()
+            if name != running and not (folder / f"{name}.img").exists()
         )
 
     def publish(self, content: bytes, device: str) -> Document:
@@ -129,6 +125,10 @@ class Bench:
         return publishing.release(self.pki, self.fleet.folder, broker, device, content)
 
     # Boards
+
+    def take_number(self) -> int:
+        """1, 2, … for the ids of boards that are made for a while."""
+        return next(self._numbers)
 
     def make_board(
         self, device: str, folder: Path, content: bytes, on_line: OnLine | None = None

@@ -23,8 +23,8 @@ class CommandError(SignetError):
 class ProjectBoard(VirtualBoard):
     """A provisioned board. What it reports is read in order, each kind by itself.
 
-    So nothing is missed that it reports between two calls: `telemetry` and `event` give what has
-    not been given before.
+    So nothing is missed that it reports between two calls: `telemetry` and `event` give what it has
+    reported since it was switched on, and what has not been given before.
     """
 
     def __init__(
@@ -33,10 +33,16 @@ class ProjectBoard(VirtualBoard):
         """folder: with its flash. network: between it and the servers, taken down with its link."""
         super().__init__(folder, on_line=on_line)
         self.reports = reports
+        reports.lives = lambda: self.running
         self.has_network = True
         self._network = network
-        self._started = reports.mark
-        self._read = dict.fromkeys(("telemetry", "event"), reports.mark)
+        self._started: int  # the mark of its last power-on
+        self._read: dict[str, int]  # the mark of what is to be given next
+        self._forget()
+
+    def _forget(self) -> None:
+        self._started = self.reports.mark
+        self._read = dict.fromkeys(("telemetry", "event"), self._started)
 
     @property
     def id(self) -> str:
@@ -95,7 +101,7 @@ class ProjectBoard(VirtualBoard):
 
     def power_on(self, **how: Any) -> None:
         """Switch it on, as `VirtualBoard.power_on`; come back while it boots."""
-        self._started = self.reports.mark
+        self._forget()
         super().power_on(**how)
         if not self.has_network:  # power-on gives the link back
             self.set_link(False)

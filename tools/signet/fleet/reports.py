@@ -1,6 +1,7 @@
 """What one device reports to its operator, waited for; and what the operator asks of it."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from signet.errors import SignetError
 from signet.fleet.session import Message, OperatorSession
 
 WAIT_S = 60  # for any one thing; most take less than a second
+_LOOK_S = 0.5
+_GRACE_S = 3
 _ENDS = ("refused", "failed", "rolled-back")  # of an update; "confirmed" is the good one
 
 Report = dict[str, Any]
@@ -24,6 +27,7 @@ class Reports:
         self.operator = operator
         self.device = device
         self.limit_s = limit_s
+        self.lives: Callable[[], bool] = lambda: True  # who knows that it is off says so here
 
     @property
     def mark(self) -> int:
@@ -49,12 +53,21 @@ class Reports:
             kind = self.kind(message)
             return kind is not None and bool(wanted(kind, message.json()))
 
-        try:
-            found = self.operator.wait_for(is_wanted, self.limit_s, after)
-        except TimeoutError:
-            raise NotReportedError(
-                f"{self.device} did not report {what} within {self.limit_s:g} s"
-            ) from None
+        started = time.monotonic()
+        end = started + self.limit_s
+        while True:
+            try:
+                left_s = max(0, end - time.monotonic())
+                found = self.operator.wait_for(is_wanted, min(left_s, _LOOK_S), after)
+                break
+            except TimeoutError:
+                now = time.monotonic()
+                if now >= end:
+                    raise NotReportedError(
+                        f"{self.device} did not report {what} within {now - started:.0f} s"
+                    ) from None
+                if not self.lives():  # what it said last may be on its way
+                    end = min(end, now + _GRACE_S)
         marks = enumerate(self.operator.messages[after:], after + 1)
         return found.json(), next(mark for mark, message in marks if message is found)
 

@@ -24,16 +24,16 @@ _KB = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Project(About):
-    """A project whose signet.toml was read and checked; its fields are those of [project]."""
+    """A project whose signet.toml was read and checked; its fields are those of [project].
+
+    app: the file that is the application.
+    """
 
     folder: Path
+    app: Path
     heap: Heap
     budget: Budget
     servers: Servers
-
-    @property
-    def app(self) -> Path:
-        return self.folder / "app.py"
 
     @property
     def lib(self) -> Path:
@@ -57,6 +57,7 @@ def load(folder: Path) -> Project:
     project = Project(
         **vars(read.about),
         folder=folder,
+        app=folder / "app.py",
         heap=read.heap,
         budget=read.budget,
         servers=read.servers,
