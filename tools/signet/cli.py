@@ -18,7 +18,8 @@ from signet.errors import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_REFUSED, SignetError
 from signet.options import EXIT_CODES, echo, note
 
 _GROUPS = ("board", "device", "fleet", "image", "pki", "release")
-_OF_A_PROJECT = {"build": "signet.project.commands"}  # commands by themselves, and their module
+# Commands by themselves, and their module.
+_OF_A_PROJECT = {"build": "signet.project.commands", "new": "signet.project.commands"}
 
 
 class _Program(click.Group):
@@ -52,7 +53,7 @@ _NAMED = [click.Command(name) for name in (*_GROUPS, *_OF_A_PROJECT)]
 def program(verbose: bool) -> None:
     """Keys, images, provisioning, releases and virtual boards for Signet devices.
 
-    "build" is about a project of one's own; the others are groups of commands.
+    "new" and "build" are about a project of one's own; the others are groups of commands.
     """
 
 
