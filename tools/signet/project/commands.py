@@ -1,4 +1,4 @@
-"""The commands about a project of one's own, `signet build`: they parse, call and print."""
+"""The commands `signet new` and `signet build`: they parse, call and print."""
 
 from pathlib import Path
 
@@ -8,10 +8,38 @@ from signet import files, project
 from signet.formats import signing
 from signet.image import budget, slot_image, symbols
 from signet.image.commands import BUILD_TIME, PROFILE
-from signet.options import FILE, FOLDER, echo
+from signet.options import FILE, FOLDER, echo, note
 from signet.project import Project, Weight
+from signet.project import new as making
 
 _KB = 1024
+
+
+@click.command("new")
+@click.argument("folder", metavar="NAME", type=FOLDER)
+@click.option(
+    "--template",
+    type=click.Choice(making.TEMPLATES),
+    help=f"What it begins with. Default: {making.TEMPLATES[0]}.",
+)
+@click.option("--from", "source", type=FOLDER, help="A project of your own, in place of one.")
+def new(folder: Path, template: str | None, source: Path | None) -> None:
+    """Make a project: an application, its tests, and signet.toml.
+
+    NAME is the folder, and the name in signet.toml: a-z, 0-9 and '-'. Of a folder that is given
+    with --from, keys, .signet and what was built stay behind.
+    """
+    if template and source:
+        raise click.UsageError("--template and --from are two ways to begin, choose one")
+    if source:
+        left = making.from_folder(folder, source)
+        echo(f"{folder}: made like {source}")
+        for name in left:
+            note("note", f"{source / name}: a secret, which stays where it is", "yellow")
+    else:
+        template = template or making.TEMPLATES[0]
+        making.from_template(folder, template)
+        echo(f"{folder}: made from the template {template}; README.md there says what is next")
 
 
 @click.command("build")
