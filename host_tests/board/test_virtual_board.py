@@ -333,7 +333,7 @@ def test_the_host_takes_the_link_down_and_up(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-SHIMS_LIMIT = 29_000  # bytes of 64-bit heap; they take about 28,000
+SHIMS_LIMIT = 30_000  # bytes of 64-bit heap; they take about 29,000
 
 
 def test_the_heap_is_measured_from_outside(tmp_path: Path) -> None:

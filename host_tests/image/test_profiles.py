@@ -41,7 +41,7 @@ def test_only_a_dev_image_holds_debug_code(tmp_path):
         sources = slot_image.slot_sources(REPO)
         code = b"".join(mpy.compile_sources(sources, debug=profile == "dev").values())
         for found in (content, code):
-            assert (b"debug" in found, b"_DEBUG" in found) == (profile == "dev", False)
+            assert (b"signet: debug" in found, b"_DEBUG" in found) == (profile == "dev", False)
         assert {text for text in wanted if text in code} == (wanted if profile == "dev" else set())
         # The traces and Ctrl-C of a dev image, too.
         for name in (b"print_exception", b"kbd_intr"):

@@ -31,7 +31,7 @@ class Log:
             text = "%s %r" % (text, args)
         text = text[:_TEXT_LEN]
         if _DEBUG:
-            print("signet: app: %s: %s" % (level, text))
+            print("signet: debug: %s: %s" % (level, text))
         if rank < _rank(self.least):
             return
         self._entries.append((self._device.uptime_s(), level, text))
