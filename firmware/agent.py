@@ -72,18 +72,15 @@ class Agent:
     order: number of the order that was accepted last; is_ordered: it waits to be carried out.
     clock_floor: Unix seconds before which it cannot be.
     timed: Unix seconds at which the time was authenticated last; 0: it is SNTP's; None: nobody's.
-    slept: Unix seconds at which it was before the deep sleep that has just ended; None: it was not,
-    or too long ago.
-    kept: what of RTC memory outlasts restarts and deep sleep, packed (firmware/ondemand/rtc.py).
-    last: async function (session), to be called when all is said that waits, or None.
+    heard: the same, before the deep sleep that has just ended; None: there was none, or too long.
+    held: what outlasts deep sleep and restarts in RTC memory, packed (firmware/ondemand/rtc.py).
+    close: async function (session), which ends it when there is nothing left to say, or None.
     state: what goes out on up/state, but for its last fields; made before there is a session, as
     what makes it is not to take memory beside a connection.
     """
 
-    tries = timed = slept = last = None
-    kept = ""
-    recent = restarts = order = 0
-    on_trial = is_ordered = False
+    tries = timed = heard = close = None
+    held = ""  # what `start` sets in any case has no entry here: each takes memory
 
     def __init__(self, boot, watchdog):
         from firmware.ondemand import start
@@ -162,7 +159,7 @@ class Agent:
     def note(self, kind="", number=0):
         """Keep in RTC memory what the next start has to know if this run ends without a word."""
         self.message = kind, number
-        memory = "%d%s:%s:%d " % (self.restarts, self.kept, kind, number)
+        memory = "%d%s:%s:%d " % (self.restarts, self.held, kind, number)
         machine.RTC().memory(memory.encode())
 
     def report(self, result, **details):

@@ -94,12 +94,8 @@ class Session:
                     await opening.publish_state(self)
                     opening = None
                     unload()
-                if agent.restart_reason:
-                    from firmware.ondemand import ending
-
-                    await ending.close(self)
-                if agent.last:
-                    await agent.last(self)
+                if agent.close:
+                    await agent.close(self)
             except MQTTError as error:
                 print("signet: error: session:", error)
             await agent.wake.wait()

@@ -17,6 +17,6 @@ def restart(agent):
     """Restart, with the reason kept for the next start."""
     print("signet:", agent.restart_reason)
     # Alone, "console" tells stage 1 to open it: every other text follows a number.
-    number = "" if agent.restart_reason == "console" else "0%s " % agent.kept
+    number = "" if agent.restart_reason == "console" else "0%s " % agent.held
     machine.RTC().memory((number + agent.restart_reason).encode())
     machine.reset()

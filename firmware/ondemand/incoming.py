@@ -44,6 +44,10 @@ async def handle(session, kind, message):
         await control.command(agent.device, message.payload)
     else:
         raise ValueError("expected down/order, console, config or command")
+    if agent.restart_reason:
+        from firmware.ondemand import ending
+
+        agent.close = ending.close
 
 
 async def _reconnect(session, link):
@@ -51,7 +55,7 @@ async def _reconnect(session, link):
 
     What is worked on meanwhile comes again, and is known to be that.
     """
-    session.agent.timed = session.agent.slept = None  # good enough to connect with, not for this
+    session.agent.timed = session.agent.heard = None  # good enough to connect with, not for this
     link.fail(MQTTError("to have the time authenticated"))
     # A link that has ended has a stream until the client knows of it.
     while link.stream or session.client.error or session.fresh:

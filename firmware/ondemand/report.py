@@ -1,18 +1,14 @@
 """What the board says of itself: its state, and after a start why it restarted."""
 
 import machine
-from micropython import const
 
 from firmware.ondemand import lock
 from trust import TrustError
-
-_WAKES = const("0 1 pin pin timer touch ulp pin uart")  # one text: its words would stay as names
 
 
 def state(agent):
     """The retained message on up/state, but for what the session adds."""
     boot = agent.boot
-    cause = machine.reset_cause()
     found = {
         "online": True,
         "id": boot.record["id"],
@@ -23,11 +19,13 @@ def state(agent):
         "counter": boot.counter,
         "floor": boot.state.floor,
         "open": lock.read(),
-        "cause": cause,
+        "cause": machine.reset_cause(),
         "dropped": [],
     }
-    if cause == machine.DEEPSLEEP_RESET:
-        found["wake"] = _wake()
+    if found["cause"] == machine.DEEPSLEEP_RESET:
+        from firmware.ondemand import rtc
+
+        found["wake"] = rtc.wake()
     return found
 
 
@@ -39,8 +37,10 @@ def report_boot(agent):
     count, _, kept = count.partition(b",")
     cause = machine.reset_cause()
     is_wake = cause == machine.DEEPSLEEP_RESET  # and no crash
-    if kept:
-        _resume(agent, kept, is_wake)
+    if kept or is_wake:
+        from firmware.ondemand import rtc
+
+        rtc.load(agent, kept, is_wake)
     restarts = int(count) if count.isdigit() and not is_wake else 0
     agent.restarts = min(restarts + 1, 99)  # this start is one more
     reason = words.decode()
@@ -56,7 +56,7 @@ def report_boot(agent):
     if not is_wake:
         agent.device.event("boot", cause=cause, reason=reason)
     elif reason:  # else there is nothing to say but what is in the state, and so often
-        agent.device.event("boot", cause=cause, reason=reason, wake=_wake())
+        agent.device.event("boot", cause=cause, reason=reason, wake=rtc.wake())
     else:
         reason = "deep sleep"
     found = [] if is_wake else lock.read()
@@ -72,24 +72,6 @@ def report_boot(agent):
         else:
             agent.device.event("security", reason="slot %s: %s" % ("ab"[slot], why))
     return restarts
-
-
-def _resume(agent, kept, is_wake):
-    """Take what was kept; after a deep sleep the clock is as good as it was, for a while."""
-    from firmware.ondemand import rtc, timekeeping
-
-    record = rtc.Record(kept)
-    agent.kept = record.pack()
-    if is_wake and record.is_fresh(timekeeping.now()):
-        agent.timed = 0
-        agent.slept = record.timed
-
-
-def _wake():
-    """What has ended the deep sleep: esp_sleep_source_t of the IDF."""
-    names = _WAKES.split()
-    number = machine.wake_reason()
-    return names[number] if number < len(names) else str(number)
 
 
 def _version(slot):

@@ -14,13 +14,33 @@ of it.  A board that neither sleeps nor keeps anything has none.
 import binascii
 import struct
 
+import machine
 from micropython import const
+
+from firmware.ondemand import timekeeping
 
 LIMIT = const(768)  # bytes of the application's; a reason has room behind it
 _HEAD = const("<IIB")
 _HEAD_LEN = const(9)
 _FRESH_S = const(86400)  # as long as an authenticated time holds without a sleep (sync.py)
 _LONGEST_S = const(3600)
+_WAKES = const("0 1 pin pin timer touch ulp pin uart")  # esp_sleep_source_t of the IDF
+
+
+def load(agent, text, is_wake):
+    """Take what was kept; after a deep sleep the clock is as good as it was, for a while."""
+    record = Record(text)
+    agent.held = record.pack()
+    if is_wake and record.is_fresh(timekeeping.now()):
+        agent.timed = 0
+        agent.heard = record.timed
+
+
+def wake():
+    """What has ended the deep sleep."""
+    names = _WAKES.split()
+    number = machine.wake_reason()
+    return names[number] if number < len(names) else str(number)
 
 
 class Record:

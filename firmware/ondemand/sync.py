@@ -38,7 +38,7 @@ async def query(agent, host, port):
     """
     from firmware.ondemand.timekeeping import now, set_time
 
-    timed = agent.timed or agent.slept
+    timed = agent.timed or agent.heard
     if timed and 0 <= now() - timed <= _AGAIN_S:
         return
     ahead_s = 0
@@ -87,7 +87,7 @@ def set_clock(agent, headers, stream, ahead_s=0):
             agent.device.event("security", reason=_REFUSED + str(error))
         raise
     ahead_s += timekeeping.now() - unix_s
-    is_said = agent.timed or (agent.timed == 0 and not agent.slept)  # a clock in deep sleep drifts
+    is_said = agent.timed or (agent.timed == 0 and not agent.heard)  # a clock in deep sleep drifts
     if is_said and not -_JUMP_S <= ahead_s <= _JUMP_S:
         words = "time of the %s was %d s ahead" if ahead_s > 0 else "time of the %s was %d s behind"
         source = "image server" if agent.timed else "time server"

@@ -134,7 +134,7 @@ class Life:
         boot.record["fleet"] = [signing.key_digest(FLEET_KEY)]
         self.events: list[str] = []
         self.agent = SimpleNamespace(
-            boot=boot, clock_floor=self.clock.start(boot.clock_floor), timed=None, slept=None,
+            boot=boot, clock_floor=self.clock.start(boot.clock_floor), timed=None, heard=None,
             outbox=[], context="context", order=boot.state.order, report=self.report,
             device=SimpleNamespace(event=self.event), wake=SimpleNamespace(set=lambda: None),
             restart_reason=None,

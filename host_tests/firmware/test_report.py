@@ -14,8 +14,8 @@ class Agent:
 
     tries: int | None = None
     timed: int | None = None
-    slept: int | None = None
-    kept = ""
+    heard: int | None = None
+    held = ""
 
     def __init__(self, load: Load, refused: list[Any], on_trial: bool = False):
         self._load = load
@@ -72,7 +72,7 @@ def test_the_word_that_opens_the_console_stands_alone_for_a_token_only(
     load: Load, machine: Machine, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     monkeypatch.setattr(machine, "reset", lambda: None, raising=False)
-    load("ondemand.ending").restart(SimpleNamespace(restart_reason=reason, kept=""))
+    load("ondemand.ending").restart(SimpleNamespace(restart_reason=reason, held=""))
     opens = reason == "console"  # firmware/ondemand/service.py has accepted one
     assert machine.memory == (b"" if opens else b"0 ") + reason.encode()
     agent = Agent(load, [])

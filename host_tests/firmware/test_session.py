@@ -69,7 +69,7 @@ class Agent:
         self.state: dict[str, Any] = {"dropped": []}
         self.order = 0
         self.wake = asyncio.Event()
-        self.restart_reason = self.last = None
+        self.restart_reason = self.close = None
         self.tries: int | None = 2
         self.message = ("", 0)
         self.noted: list[tuple[Any, ...]] = []

@@ -29,7 +29,7 @@ class Agent:
         self.device = Nothing(uptime_s=lambda: 5, event=self.event)
         self.clock_floor = boot.clock_floor
         self.timed = 0
-        self.slept = None
+        self.heard = None
         self.events = []
         self.reports = []
         self.beats = []

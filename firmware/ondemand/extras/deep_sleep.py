@@ -50,14 +50,14 @@ class _Sleep:
     def __init__(self, agent, seconds, data):
         self._agent = agent
         self._seconds = seconds
-        self._record = rtc.Record(agent.kept[1:])
+        self._record = rtc.Record(agent.held[1:])
         self._record.data = data
 
     async def run(self, connect, limit_s):
         """Wait until the session has let the board sleep, or for as long as that is worth."""
         agent = self._agent
         if self._is_worth_it(connect):
-            agent.last = self.part
+            agent.close = self.part
             started = time.ticks_ms()
             waited_ms = 0
             while waited_ms < limit_s * 1000 or self._is_busy(waited_ms):
@@ -75,7 +75,7 @@ class _Sleep:
             return True
         if not record.is_due(now()):
             return False
-        if connect or not agent.slept or store.exists(store.ORDER_PATH):
+        if connect or not agent.heard or store.exists(store.ORDER_PATH):
             return True
         return any(entry[2] for entry in agent.outbox)
 
@@ -124,8 +124,8 @@ class _Sleep:
     def _sleep(self):
         agent = self._agent
         record = self._record
-        record.timed = agent.timed or agent.slept or 0
-        agent.kept = record.pack()
+        record.timed = agent.timed or agent.heard or 0
+        agent.held = record.pack()
         agent.restarts = 0
         agent.note(*agent.message)
         memory = machine.RTC()

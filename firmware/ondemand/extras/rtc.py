@@ -4,5 +4,5 @@
 def make(device):
     from firmware.ondemand.rtc import Record
 
-    device.rtc = Record(device._agent.kept[1:]).data
+    device.rtc = Record(device._agent.held[1:]).data
     return device.rtc
