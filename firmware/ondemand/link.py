@@ -19,7 +19,7 @@ async def setup(agent):
     """Join the network, if need be, and guess the time; OSError if there is no network."""
     record = agent.boot.record
     await join(agent)
-    if not (agent.timed or agent.slept):
+    if not (agent.timed or agent.heard):
         from firmware.ondemand import sntp
 
         if await sntp.set_clock(agent.clock_floor, *host_port(record["ntp"])):
