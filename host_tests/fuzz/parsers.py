@@ -34,7 +34,7 @@ from signet.formats import (
 )
 from signet.image import names, slot_image, symbols
 from signet.pki import authority
-from signet.project import manifest
+from signet.project import manifest, packages
 
 LAYOUT = REPO / slot_image.LAYOUT
 BURN_MAC = "24:0a:c4:01:02:03"
@@ -93,8 +93,10 @@ def make_samples(folder: Path, pki: Path, project: Path) -> None:
     about += 'micropython = "1.25.0"\ndata = "data"\n'
     heap, servers = "reserve_kb = 32\ndata_kb = 16\n", 'host = "a.example"\nntp_port = 123\n'
     tables = {"project": about, "heap": heap, "budget": "image_kb = 80\n", "servers": servers}
+    tables["packages"] = '"a/b" = { version = "v1", sha256 = "' + "0" * 64 + '" }\n'
     text = "".join(f"[{name}]\n{table}" for name, table in tables.items())
     put("signet.toml", text.encode())
+    put("package.json", b'{"urls": [["a.py", "b/a.py"]], "deps": [["c", "latest"]]}')
     pem = (pki / "release.pub").read_text()
     plan = efuse_plan.make_plan("esp32", BURN_MAC, [pem], "0" * 64)
     put("plan.json", efuse_plan.dump_plan(plan))
@@ -246,6 +248,10 @@ def _inventory(path: Path) -> object:
     return found, devices.describe(inventory, "dev-0001")
 
 
+def _package(path: Path) -> object:
+    return packages.read_index(str(path), path.read_bytes())
+
+
 PARSERS = {
     "slot image": Parser(_inspect, ("signed.img", "unsigned.img"), mutate.mend_image),
     "signed image": Parser(_verify, ("signed.img",)),
@@ -271,6 +277,7 @@ PARSERS = {
                          heavy=True),
     "symbol map": Parser(_symbols, ("x.img.symbols",), json=True),
     "manifest": Parser(manifest.read_manifest, ("signet.toml",)),
+    "package": Parser(_package, ("package.json",), json=True),
     "addresses": Parser(_addresses, ("fleet.json",), json=True),
     "message": Parser(_message, ("message.json",), json=True),
     "figures": Parser(figures.load, ("figures.json",), json=True),

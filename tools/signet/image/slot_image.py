@@ -10,6 +10,7 @@ checked here by the device's own code (`trust.image`).
 import re
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,20 +82,20 @@ def build(
     source: Path,
     app: Path | None = None,
     data: Path | None = None,
-    lib: Path | None = None,
+    libraries: Sequence[Path] = (),
 ) -> Build:
     """Compile firmware/ and lib/ of a source folder into an unsigned slot image.
 
     What is in lib/ is at the top of the archive, as modules are imported, if something in the image
     imports or names it; firmware/board and stage 1 stay out, and so does all that is no .py file.
     app: a file that takes the place of firmware/app.py. data: a folder of files for the
-    application, which finds them in /slot/data. lib: a folder of modules for the application,
+    application, which finds them in /slot/data. libraries: folders of modules for the application,
     packed as those of the source's own.
     Names are shortened (`signet.image.names`), but for a dev image. Raises SignetError for a wrong
     field, a file that does not compile, RefusedError for an image that is larger than a slot.
     """
     _check_release(release)
-    sources = slot_sources(source, app, lib)
+    sources = slot_sources(source, app, libraries)
     used = mpy.reached(sources, [name for name in sources if not name.startswith("lib/")])
     compiled = mpy.compile_sources(
         {name: sources[name] for name in used}, debug=release.profile == "dev"
@@ -176,11 +177,13 @@ def check_profile(profile: str) -> None:
         raise SignetError(f"profile {profile!r}, expected one of {', '.join(PROFILES)}")
 
 
-def slot_sources(source: Path, app: Path | None = None, lib: Path | None = None) -> dict[str, Path]:
+def slot_sources(
+    source: Path, app: Path | None = None, libraries: Sequence[Path] = ()
+) -> dict[str, Path]:
     """Path in the slot (but .py) and source file of everything that a slot image may hold.
 
-    Raises SignetError if a module in lib would hide one of the source's, or of MicroPython's that
-    those import.
+    Raises SignetError if a module in libraries would hide one of the source's, or of MicroPython's
+    that those import, or is in two of them.
     """
     everything = mpy.python_files(source, ("firmware", "lib"))
     found = {
@@ -194,12 +197,20 @@ def slot_sources(source: Path, app: Path | None = None, lib: Path | None = None)
         )
     if app is not None:
         found["firmware/app.py"] = app
-    if lib is not None:
-        own = {f"lib/{name}": path for name, path in mpy.python_files(lib, (".",)).items()}
-        if own:
-            _check_hides(own, _taken_names(everything))
-        found |= own
-    return found
+    own = _application_modules(libraries)
+    if own:
+        _check_hides(own, _taken_names(everything))
+    return found | own
+
+
+def _application_modules(folders: Sequence[Path]) -> dict[str, Path]:
+    own: dict[str, Path] = {}
+    for folder in folders:
+        for name, path in mpy.python_files(folder, (".",)).items():
+            other = own.setdefault(f"lib/{name}", path)
+            if other != path:
+                raise SignetError(f"{path}: {other} has the same name", "a board finds only one")
+    return own
 
 
 def _taken_names(everything: dict[str, Path]) -> dict[str, str]:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from signet.errors import RefusedError, SignetError
 from signet.image import budget, slot_image
-from signet.project import manifest
-from signet.project.manifest import About, Budget, Heap, Servers
+from signet.project import manifest, packages
+from signet.project.manifest import About, Budget, Heap, Package, Servers
 from signet.sources import SOURCE
 
 _KB = 1024
@@ -34,6 +34,7 @@ class Project(About):
     heap: Heap
     budget: Budget
     servers: Servers
+    packages: dict[str, Package]
 
     @property
     def lib(self) -> Path:
@@ -61,12 +62,22 @@ def load(folder: Path) -> Project:
         heap=read.heap,
         budget=read.budget,
         servers=read.servers,
+        packages=read.packages,
     )
     if not project.app.is_file():
         raise SignetError(f"{project.app}: no such file, expected the application")
     if project.data is not None and not project.data.is_dir():
         raise SignetError(f"{path}: project.data names {project.data}, which is no folder")
     return project
+
+
+def libraries(project: Project) -> list[Path]:
+    """The folders of the modules that its application can import: its own, and its packages'.
+
+    Packages that are not there yet are fetched (`signet.project.packages`).
+    """
+    store = project.state / "packages"
+    return [project.lib, *packages.resolve(project.packages, project.folder, store)]
 
 
 @dataclass(frozen=True)
@@ -101,12 +112,13 @@ def make(
 ) -> tuple[slot_image.Release, slot_image.Build, Weight]:
     """What its image says, the image, unsigned, and what that takes.
 
-    Raises RefusedError if no board has what it takes, or it is
+    build_time: Unix seconds; None: now. Raises RefusedError if no board has what it takes, or it is
     above [budget]. A dev image is not held to [budget]: it is larger than what will be shipped.
     """
     described = release(project, profile, build_time)
-    built = slot_image.build(described, SOURCE, project.app, project.data, project.lib)
-    sources = slot_image.slot_sources(SOURCE, project.app, project.lib)
+    modules = libraries(project)
+    built = slot_image.build(described, SOURCE, project.app, project.data, modules)
+    sources = slot_image.slot_sources(SOURCE, project.app, modules)
     cost = budget.application_cost(sources, built.files, project.heap.data_kb)
     rooms = budget.check_room(cost, project.heap.reserve_kb, project.micropython)
     weight = Weight(len(built.content) + slot_image.BLOCK_LEN, cost, rooms)

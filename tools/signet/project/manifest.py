@@ -21,6 +21,9 @@
     host = "127.0.0.1"
     broker_port = 8883        # also operators_, services_, images_ and ntp_port; absent: any
 
+    [packages]                # of modules, in the form that mip takes (signet.project.packages)
+    "github:org/repo" = { version = "v1.2", sha256 = "…" }
+
 All tables may be absent where only [heap] is asked for, as for an application without a project.
 """
 
@@ -28,7 +31,7 @@ import re
 import reprlib
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,6 +47,8 @@ _MOST_DATA_KB = 96
 _MOST_IMAGE_KB = 16 << 10  # the largest flash
 _MOST_COUNTER = 0xFFFF_FFFF
 _MAX_BITS = 64
+_REFERENCE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+-]{0,99}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLATFORM = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})", re.ASCII)
 
 
@@ -89,13 +94,25 @@ class Servers:
 
 
 @dataclass(frozen=True)
+class Package:
+    """Modules of others. version: a tag, branch or commit. sha256: of all its files, in hex.
+
+    Either may be None; without a digest nothing is built.
+    """
+
+    version: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A signet.toml. about: None for an application without a project."""
+    """A signet.toml. about: None for an application without a project. packages: by source."""
 
     about: About | None = None
     heap: Heap = Heap()
     budget: Budget = Budget()
     servers: Servers = Servers()
+    packages: dict[str, Package] = field(default_factory=dict)
 
 
 class _WrongError(Exception):
@@ -162,6 +179,10 @@ _TABLES: dict[str, dict[str, _Read]] = {
         "ntp_port": _PORT,
     },
 }
+_PACKAGE: dict[str, _Read] = {
+    "version": _text(_REFERENCE, "a tag, branch or commit: letters, digits and '._/+-'"),
+    "sha256": _text(_DIGEST, "64 hexadecimal digits"),
+}
 _OPTIONAL = {"data"}  # of the table project; all of the others
 
 
@@ -177,18 +198,37 @@ def read_manifest(path: Path) -> Manifest:
         found = tomllib.loads(files.read_file(path, "manifest").decode())
     except (ValueError, RecursionError) as error:  # two kinds of ValueError, and numbers too long
         raise SignetError(f"{path}: not TOML: {error}") from error
-    _check_keys(path, "", found, list(_TABLES))
-    read = {name: _read_table(path, name, found.get(name, {})) for name in _TABLES}
+    _check_keys(path, "", found, [*_TABLES, "packages"])
+    read = {
+        name: _read_table(path, name, _table(path, name, found.get(name, {})), readers)
+        for name, readers in _TABLES.items()
+    }
     about = _about(path, read["project"]) if "project" in found else None
     servers = Servers(**read["servers"])
     _check_ports(path, read["servers"])
-    return Manifest(about, Heap(**read["heap"]), Budget(**read["budget"]), servers)
+    packages = _packages(path, _table(path, "packages", found.get("packages", {})))
+    return Manifest(about, Heap(**read["heap"]), Budget(**read["budget"]), servers, packages)
 
 
-def _read_table(path: Path, name: str, table: Any) -> dict[str, Any]:
+def _table(path: Path, name: str, table: Any) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise SignetError(f"{path}: {name} is no table, expected [{name}]")
-    readers = _TABLES[name]
+    return table
+
+
+def _packages(path: Path, table: dict[str, Any]) -> dict[str, Package]:
+    packages = {}
+    for source, found in table.items():
+        name = f"packages.{reprlib.repr(source)}"
+        if not isinstance(found, dict):
+            raise SignetError(f"{path}: {name} is no table, expected {{ version, sha256 }}")
+        packages[source] = Package(**_read_table(path, name, found, _PACKAGE))
+    return packages
+
+
+def _read_table(
+    path: Path, name: str, table: dict[str, Any], readers: dict[str, _Read]
+) -> dict[str, Any]:
     _check_keys(path, f"{name}.", table, list(readers))
     read = {}
     for key, value in table.items():

@@ -1,7 +1,9 @@
-"""Lets the tests import app.py and lib/ as a board does."""
+"""Lets the tests import app.py, lib/ and packages as a board does."""
 
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PROJECT), str(PROJECT / "lib")]
+from signet import project
+
+PROJECT = project.load(Path(__file__).resolve().parents[1])
+sys.path[:0] = map(str, [PROJECT.folder, *project.libraries(PROJECT)])
