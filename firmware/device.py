@@ -14,7 +14,11 @@ class Device:
     commands: name -> function(device, args), plain or async, or (function, schema of args); its
     result, something JSON can hold, is sent back, or what it raised.
     _schema: of config; None: any.
+    _session: with the broker, connected or not; None: there was none yet.
+    _kept: telemetry on flash (firmware/ondemand/extras/keep.py); None: nobody uses that.
     """
+
+    _kept = None
 
     def __init__(self, agent):
         boot = agent.boot

@@ -128,7 +128,7 @@ class Session:
         try:
             await self.publish(*entry)
         except MQTTRefusedError as error:
-            print("signet: error: up/%s: %s" % (entry[0], error))
+            print("signet: error: session:", entry[0], error)
             agent.dropped[0 if entry[2] else 1] += 1
         if agent.outbox and agent.outbox[0] is entry:  # nobody has dropped it meanwhile
             agent.outbox.pop(0)

@@ -22,7 +22,7 @@ _ID_LIMIT = const(
 
 def load_config(device):
     """Give the device the configuration that it was last sent, of which nothing is known yet."""
-    device._schema = None
+    device._schema = device._session = None
     try:
         device.config = _parse_object(store.load(_CONFIG_PATH, _CONFIG_LIMIT) or b"{}")
     except ValueError:  # untrusted, like all of vfs

@@ -16,6 +16,8 @@ async def close(session):
 def restart(agent):
     """Restart, with the reason kept for the next start."""
     print("signet:", agent.restart_reason)
+    if agent.device._kept:
+        agent.device._kept.flush()
     # Alone, "console" tells stage 1 to open it: every other text follows a number.
     number = "" if agent.restart_reason == "console" else "0%s " % agent.held
     machine.RTC().memory((number + agent.restart_reason).encode())

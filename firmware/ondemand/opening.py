@@ -20,6 +20,10 @@ async def begin(session):
         unload()
         await publish_state(session)
     agent.tries = None
+    device = agent.device
+    device._session = session
+    if device._kept:
+        device._kept.start()
 
 
 async def publish_state(session):

@@ -1,5 +1,7 @@
 """What an agent does once, before its tasks run: memory, identity, how the last run ended."""
 
+import os
+
 from micropython import const
 
 from firmware.ondemand import control, store, timekeeping, unload
@@ -32,3 +34,15 @@ def prepare(agent):
 
     agent.recent = report.report_boot(agent)
     agent.state = report.state(agent)
+    if _is_kept():
+        from firmware.ondemand.extras import keep
+
+        keep.make(agent.device)
+
+
+def _is_kept():
+    """Whether there is telemetry that the broker has not: files beside `next`."""
+    try:
+        return len(os.listdir("/kept")) > 1
+    except OSError:
+        return False

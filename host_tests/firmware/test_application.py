@@ -11,15 +11,27 @@ async def run(device):
     device.configure({"interval_s": (10, 1, 60), "gain": (0.5, 0, 2)})
     device.commands["show"] = show
     device.commands["blink"] = blink, {"times": (int, 1, 10)}
+    device.commands["keep"] = keep, {"count": (int, 1, 100)}
     device.log("info", "started with %s", sorted(device.config))
+    value = 0
     while True:
-        await device.sleep(1)
+        await device.sleep(0.2)
+        while value < wanted[0]:
+            value += 1
+            device.keep({"v": value})
+            await device.sleep(0.05)
+            print("app: kept", value)
 
 def show(device, args):
     with device.files.open("ballast", "rb") as file:
         head = list(file.read(4))
     return {"config": device.config, "files": device.files.names(), "head": head,
             "time": device.time()}
+
+wanted = [0]
+
+def keep(device, args):
+    wanted[0] += args["count"]
 
 def blink(device, args):
     device.log("debug", "not kept")
@@ -82,3 +94,49 @@ def test_arguments_are_checked_on_the_board_and_the_log_goes_up(served):
     ]
     assert served.command("log", **{"from": found["next"]})["result"]["lines"] == []
     assert served.command("log", level="warning")["result"]["lines"] == found["lines"][1:]
+
+
+def kept(world: World, mark: int) -> list[tuple[int, int]]:
+    """(number, value) of what was kept and has come."""
+    reports = [message.json() for message in world.operator.messages[mark:]]
+    assert all(report["kept"][2] == 2 for report in reports if "kept" in report)
+    return [(report["kept"][0], report["v"]) for report in reports if "kept" in report]
+
+
+def test_kept_telemetry_comes_in_order_over_outages_and_restarts(served):
+    """What was written is not lost, and a repeat has the number that it had."""
+    world, mark = served, len(served.operator.messages)
+    assert world.command("keep", count=10)["ok"]
+    world.wait_for(lambda _, report: report.get("v") == 10, mark)
+    assert [value for _, value in kept(world, mark)] == list(range(1, 11))
+    first = kept(world, mark)[0][0]
+    assert [number for number, _ in kept(world, mark)] == list(range(first, first + 10))
+    lines = len(world.board.lines)
+    assert world.command("keep", count=20)["ok"]
+    world.proxy.take_down()
+    world.board.wait_for_line("app: kept 30", start=lines)
+    world.board.power_off()  # without a word
+    world.proxy.bring_back()
+    world.board.power_on(record_flash=True)
+    again = len(world.operator.messages)
+    assert world.command("keep", count=1)["ok"]
+    world.wait_for(lambda kind, report: kind == "telemetry" and report.get("v") == 1, again)
+    found = dict(kept(world, mark))
+    in_order = [found[number] for number in sorted(found)]
+    assert in_order[-1] == 1
+    assert in_order[:-1] == list(range(1, len(in_order)))  # nothing is missing but the last
+    assert 30 - 8 <= len(in_order) - 1 <= 30
+
+
+def test_what_is_in_memory_is_written_before_a_restart(served):
+    """An update: the new version sends what the one before has kept, and does not know of."""
+    world, mark = served, len(served.operator.messages)
+    lines = len(world.board.lines)
+    content = world.image("1.2.0", counter=1)
+    world.serve(content)
+    assert world.command("keep", count=3)["ok"]
+    world.proxy.drop()
+    world.board.wait_for_line("app: kept 4", start=lines)
+    world.wait_for_update("confirmed", world.send(world.order(content, version="1.2.0")))
+    world.wait_for(lambda _, report: report.get("v") == 4, mark)
+    assert [value for _, value in kept(world, mark)][-3:] == [2, 3, 4]

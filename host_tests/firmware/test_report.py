@@ -72,7 +72,8 @@ def test_the_word_that_opens_the_console_stands_alone_for_a_token_only(
     load: Load, machine: Machine, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     monkeypatch.setattr(machine, "reset", lambda: None, raising=False)
-    load("ondemand.ending").restart(SimpleNamespace(restart_reason=reason, held=""))
+    device = SimpleNamespace(_kept=None)
+    load("ondemand.ending").restart(SimpleNamespace(restart_reason=reason, held="", device=device))
     opens = reason == "console"  # firmware/ondemand/service.py has accepted one
     assert machine.memory == (b"" if opens else b"0 ") + reason.encode()
     agent = Agent(load, [])

@@ -64,6 +64,7 @@ class Agent:
         self.clock_floor = 0
         self.timed: int | None = None
         self.supervisor = self.device = self
+        self._kept = None
         self.outbox: list[tuple[str, Any, int]] = []
         self.dropped = [0, 0]
         self.state: dict[str, Any] = {"dropped": []}
