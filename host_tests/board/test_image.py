@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -23,10 +24,11 @@ from host_tests.tool_helpers import SETTINGS, mode, run_program, snapshot
 from signet.board import real_flash
 from signet.board.virtual import bootloader
 from signet.device import flash_file
-from signet.device.settings import Wifi
+from signet.device.networks import Ethernet, Networks, Wifi
 from signet.errors import RefusedError
 from signet.formats import esp_image, filesystem, flash
 from signet.image import slot_image
+from signet.pki import authority
 from signet.run import run_program as run_tool
 from trust.state import BootState
 
@@ -51,9 +53,9 @@ def device_flash(project, keys, signed, tmp_path_factory):
     """The flash file of a device, as `signet device provision` makes it."""
     folder = tmp_path_factory.mktemp("device")
     (folder / "signed.img").write_bytes(signed)
-    wifi = Wifi("a network")
+    networks = Networks((Wifi("a network"),))
     flash_file.provision(
-        SETTINGS, keys, folder / "signed.img", project, folder / "flash.bin", None, wifi
+        SETTINGS, keys, folder / "signed.img", project, folder / "flash.bin", None, networks
     )
     return folder / "flash.bin"
 
@@ -340,6 +342,26 @@ def test_an_image_that_needs_a_later_micropython_is_refused(
     assert "needs MicroPython 1.26.0, this is 1.25.0" in done.stderr
     assert (done.returncode, path.exists()) == (1, False)
     assert build(make_micropython(app=make_app(DATED % b"1.26.1")), "device.bin")[0].returncode == 0
+
+
+def test_ethernet_takes_a_micropython_that_has_it(build, keys, project, signed, tmp_path):
+    (tmp_path / "signed.img").write_bytes(signed)
+    template = flash_file.prepare(
+        keys, tmp_path / "signed.img", project, SETTINGS.model, SETTINGS.profile
+    )
+    flash_file.build_flash(
+        replace(template, knows_networks=True),
+        replace(SETTINGS, ethernet=Ethernet("LAN8720", 1, 23, 18)),
+        flash_file.Credentials(*authority.issue_device(keys, SETTINGS.id)),
+    ).save_new(tmp_path / "device.bin")
+    done, path = build(make_micropython(), tmp_path / "device.bin")
+    assert done.returncode == 1
+    assert "this MicroPython has no network.PHY_LAN8720" in done.stderr
+    assert not path.exists()
+    done, path = build(
+        make_micropython(app=make_app(BANNER + b"PHY_LAN8720")), tmp_path / "device.bin"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_slot_on_trial_keeps_its_tries(build, device_flash, tmp_path):

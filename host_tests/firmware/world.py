@@ -83,12 +83,15 @@ class World:
         self.number = int(time.time()) - 40_000
         (folder / "1.0.0.img").write_bytes(self.sign(self.unsigned))
         address = {name: f"localhost:{route.port}" for name, route in proxy.routes.items()}
-        settings = Settings(
+        self.keys = keys
+        self.settings = Settings(
             DEVICE, MODEL, "A1", address["broker"], address["images"],
             fleet.addresses["ntp"], WATCHDOG_S,
         )  # fmt: skip
         (folder / "board").mkdir()
-        flash_file.provision(settings, keys, folder / "1.0.0.img", REPO, folder / "board/flash.bin")
+        flash_file.provision(
+            self.settings, keys, folder / "1.0.0.img", REPO, folder / "board/flash.bin"
+        )
         copyfile(folder / "board/flash.bin", folder / "provisioned.bin")
         self.board = VirtualBoard(folder / "board")
 

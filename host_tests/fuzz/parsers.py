@@ -16,7 +16,7 @@ from host_tests.fuzz import mutate
 from host_tests.tool_helpers import RELEASE, REPO, SETTINGS
 from signet.board import real_flash
 from signet.board.measure import figures
-from signet.device import flash_file, identity, service_token
+from signet.device import flash_file, identity, networks, service_token
 from signet.device.provisioning import audit, boards_csv, devices
 from signet.device.provisioning.inventory import Device, Inventory, location
 from signet.device.sealing import burn, efuse, efuse_plan, sealed_flash
@@ -97,6 +97,9 @@ def make_samples(folder: Path, pki: Path, project: Path) -> None:
     text = "".join(f"[{name}]\n{table}" for name, table in tables.items())
     put("signet.toml", text.encode())
     put("package.json", b'{"urls": [["a.py", "b/a.py"]], "deps": [["c", "latest"]]}')
+    put("networks.toml", b'[ethernet]\nphy_type = "LAN8720"\nphy_addr = 1\nmdc = 23\nmdio = 18\n'
+        b'[[wifi]]\nssid = "n"\nkey = "pass word"\naddress = "10.0.0.2/8"\n'
+        b'gateway = "10.0.0.1"\n')  # fmt: skip
     pem = (pki / "release.pub").read_text()
     plan = efuse_plan.make_plan("esp32", BURN_MAC, [pem], "0" * 64)
     put("plan.json", efuse_plan.dump_plan(plan))
@@ -269,6 +272,7 @@ PARSERS = {
     "signature": Parser(_signature, ("signed.img",)),
     "document": Parser(_document, ("token",)),
     "boards CSV": Parser(boards_csv.read_boards, ("boards.csv",)),
+    "networks": Parser(networks.read_networks, ("networks.toml",)),
     "eFuse plan": Parser(efuse_plan.load_plan, ("plan.json",), json=True),
     "eFuse journal": Parser(_journal, ("journal",), json=True),
     "eFuse summary": Parser(_efuses, ("summary.json",), json=True),

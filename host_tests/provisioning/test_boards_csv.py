@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from signet.device.networks import Wifi
 from signet.device.provisioning import boards_csv
 from signet.device.provisioning.boards_csv import Board
-from signet.device.settings import Wifi
 from signet.errors import SignetError
 
 
@@ -20,15 +20,15 @@ def write(folder: Path, text: str | bytes, mode: int = 0o600) -> Path:
 def test_all_columns(tmp_path):
     path = write(
         tmp_path,
-        "\ufeffmac,id,wifi_key,wifi_ssid,port,hw,factory\r\n"
-        '24:0A:C4:00:00:01,dev-1,"pass,word 1","café ""x""",/dev/ttyUSB0,B2,dumps/1.bin\r\n'
+        "\ufeffmac,id,wifi_key,wifi_ssid,port,hw,factory,address,gateway,dns\r\n"
+        '24:0A:C4:00:00:01,dev-1,"pass,word 1","café ""x""",/dev/ttyUSB0,B2,dumps/1.bin,,,\r\n'
         "\r\n"
-        ",dev-2,,,,,\r\n",
+        ",dev-2,,,,,,192.168.7.5/24,192.168.7.1,9.9.9.9\r\n",
     )
     assert boards_csv.read_boards(path) == [
         Board("dev-1", "24:0a:c4:00:00:01", "/dev/ttyUSB0", "B2",
               Wifi('café "x"', "pass,word 1"), Path("dumps/1.bin")),
-        Board("dev-2"),
+        Board("dev-2", addresses=("192.168.7.5", "255.255.255.0", "192.168.7.1", "9.9.9.9")),
     ]  # fmt: skip
 
 
@@ -61,6 +61,9 @@ BAD = {
     "bad hw": ("id,hw\na,A 1\n", "boards.csv:2: hw 'A 1'"),
     "key without name": ("id,wifi_key\na,password1\n", "boards.csv:2: wifi_key without wifi_ssid"),
     "short key": ("id,wifi_ssid,wifi_key\na,w,short\n", "boards.csv:2: Wi-Fi passphrase of 5"),
+    "address without netmask": ("id,address\na,10.0.0.1\n", "boards.csv:2: address '10.0.0.1'"),
+    "address without gateway": ("id,address\na,10.0.0.1/8\n", "boards.csv:2: address '10.0.0.1/8'"),
+    "gateway alone": ("id,gateway\na,10.0.0.1\n", "boards.csv:2: gateway without address"),
     "open quote": ('id\na\n"b\n', "boards.csv:3: not CSV: unexpected end of data"),
     "text behind a quote": ('id\n"a"b\n', "boards.csv:2: not CSV"),
     "not UTF-8": (b"id\n\xff\n", "boards.csv: not UTF-8: byte 3"),

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from host_tests.tool_helpers import REPO, SETTINGS, mode, run_program, snapshot
 from signet import run
 from signet.device import flash_file, identity
-from signet.device.settings import Wifi
+from signet.device.networks import Networks, Wifi
 from signet.errors import RefusedError
 from signet.formats import flash, signing
 from signet.image.stage1 import compile_stage1
@@ -171,8 +171,8 @@ def test_micropython_mounts_vfs_and_stage_1_accepts_its_board(micropython, chip,
     assert booted == "0 1 1.0.0 dev-0001 30"
 
 
-def stage1(project, wifi=None) -> bytes:
-    return flash_file.pack_stage1(compile_stage1(project), 0x6C000, wifi)
+def stage1(project, *wifi) -> bytes:
+    return flash_file.pack_stage1(compile_stage1(project), 0x6C000, Networks(wifi))
 
 
 def test_stage_1_is_reproducible_and_its_wiring_as_it_is(project):

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from host_tests.tool_helpers import RELEASE, SETTINGS, snapshot
 from signet.device import flash_file, identity
-from signet.device.settings import Wifi
+from signet.device.networks import Networks, Wifi
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash, secure_cert, signing
 from signet.image import slot_image
@@ -187,7 +187,12 @@ BAD_WIFI = {
 def test_wifi_that_cannot_be_is_refused(project, keys, signed_file, tmp_path, wifi, reason):
     with pytest.raises(SignetError, match=reason) as failure:
         flash_file.provision(
-            SETTINGS, keys, signed_file, project, tmp_path / "flash.bin", wifi=wifi
+            SETTINGS,
+            keys,
+            signed_file,
+            project,
+            tmp_path / "flash.bin",
+            networks=Networks((wifi,)),
         )
     assert not wifi.key or wifi.key not in str(failure.value)
     assert not (tmp_path / "flash.bin").exists()

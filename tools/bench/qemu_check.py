@@ -24,7 +24,8 @@ from signet.board.measure.drive import Plan
 from signet.board.measure.figures import Run
 from signet.board.measure.run import measure
 from signet.device import flash_file
-from signet.device.settings import Settings, Wifi
+from signet.device.networks import Networks, Wifi
+from signet.device.settings import Settings
 from signet.errors import SignetError
 from signet.fleet.serving import LOOPBACK, free_port
 from signet.image import slot_image
@@ -48,7 +49,7 @@ class Bench:
     def __init__(self, folder: Path, size: application.Size | None, wifi: str):
         self.folder = folder
         self.pki = folder / "pki"
-        self._wifi = Wifi(wifi)
+        self._networks = Networks((Wifi(wifi),))
         self._built = int(time.time())
         authority.init_pki(self.pki, [emulator.HOST, "localhost", LOOPBACK])
         app = application.write(size, folder) if size else None
@@ -83,7 +84,9 @@ class Bench:
         broker, images, ntp = (f"{emulator.HOST}:{free_port()}" for _ in range(3))
         settings = Settings(DEVICE, MODEL, "A1", broker, images, ntp, _WATCHDOG_S)
         device = work / "device.bin"
-        flash_file.provision(settings, self.pki, self.first, SOURCE, device, wifi=self._wifi)
+        flash_file.provision(
+            settings, self.pki, self.first, SOURCE, device, networks=self._networks
+        )
         chip, _ = real_flash.build_board_flash(micropython, device)
         chip.save_new(work / "flash.bin")
         return work / "flash.bin"

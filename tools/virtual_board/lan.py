@@ -6,7 +6,6 @@ What the cable leads to is the first line of chip.air: "up", "no address" (a lin
 
 import time as _time
 
-import chip as _chip
 import network as _network
 
 PHY_LAN8710 = 0
@@ -23,6 +22,7 @@ ETH_CONNECTED = 3
 ETH_DISCONNECTED = 4
 ETH_GOT_IP = 5
 
+_chip = None  # network.py puts it here: firmware, and what is loaded beside it, cannot import it
 _PINS = 40
 _LINK_MS = 100
 _DHCP_MS = 100

@@ -27,7 +27,9 @@ def __getattr__(name):
     global _lan
     if name[:3] not in ("LAN", "PHY", "ETH"):
         raise AttributeError(name)
-    _lan = _lan or _chip.import_rom("lan")
+    if not _lan:
+        _lan = _chip.import_rom("lan")
+        _lan._chip = _chip
     return getattr(_lan, name)
 
 

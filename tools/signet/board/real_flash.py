@@ -7,6 +7,7 @@ that the boot loader starts ota_0, and `nvs`, which MicroPython fills itself.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from signet import files
 from signet.errors import RefusedError, SignetError, refusals_about
@@ -79,10 +80,21 @@ def check_board(chip: Flash) -> Board:
     esp_image.check_image(content, "app", ota_0.offset, ota_0.end)
     platform = esp_image.read_version(content[ota_0.offset : ota_0.end])
     boot = check_device(chip, platform)
+    _check_ethernet(boot.record.get("ethernet"), bytes(content[ota_0.offset : ota_0.end]))
     return Board(
         str(boot.record["id"]), str(boot.record["model"]), boot.version, "ab"[boot.running],
         ".".join(map(str, platform)),
     )  # fmt: skip
+
+
+def _check_ethernet(wiring: Any, app: bytes) -> None:
+    """Raise RefusedError if a device has Ethernet, and a MicroPython has not: the names tell."""
+    phy = wiring.get("phy_type") if isinstance(wiring, dict) else None
+    if phy and f"PHY_{phy}".encode() not in app:
+        raise RefusedError(
+            f"this MicroPython has no network.PHY_{phy}, which the device's Ethernet needs",
+            "ESP32_GENERIC and ESP32_GENERIC-OTA have it, D2WD builds have not",
+        )
 
 
 def check_device(chip: Flash, platform: tuple[int, int, int]) -> Boot:

@@ -77,6 +77,10 @@ group.add_command(burn)
 )
 @click.option("--wifi-ssid", help="Wi-Fi network to join.")
 @click.option("--wifi-key", type=FILE, help="File with its passphrase; without, an open network.")
+@click.option(
+    "--networks", "networks_path", type=FILE,
+    help="File with Ethernet, several Wi-Fi networks, static addresses; see docs/provisioning.md.",
+)  # fmt: skip
 @click.option("--mac", help="The board's MAC address.")
 @click.option("--port", "port_names", multiple=True, help="Serial port; may be repeated.")
 @click.option("--micropython", type=FILE, help="MicroPython image, for --port.")
@@ -108,6 +112,8 @@ def _check_options(request: Request) -> None:
         "one of --id and --csv is needed": (request.device_id is None) != request.many,
         "--cert and --key go together": (request.cert is None) != (request.key is None),
         "--wifi-key needs --wifi-ssid": bool(request.wifi_key) and request.wifi_ssid is None,
+        "--networks and --wifi-ssid exclude each other":
+            bool(request.networks_path) and request.wifi_ssid is not None,
         "--esp-secure-cert and --cert exclude each other": bool(request.factory and request.cert),
         "--cert and --mac are for one board": request.many and bool(request.cert or request.mac),
         "--esp-secure-cert DUMP is for one board: the CSV has a column `factory`":

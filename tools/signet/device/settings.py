@@ -1,8 +1,9 @@
-"""What the user chooses about a device: the provisioning record's part, and the network."""
+"""What the user chooses about a device, and its provisioning record tells."""
 
 import re
 from dataclasses import dataclass
 
+from signet.device.networks import Ethernet, check_ethernet
 from signet.errors import SignetError
 from signet.image import slot_image
 from signet.image.budget import MOST_RESERVE_KB
@@ -22,6 +23,7 @@ class Settings:
     broker, images, ntp: "host:port". watchdog_s: seconds after which a hanging device restarts.
     profile: one of trust.identity.PROFILES; the device runs no image below it.
     heap_kb: heap that it reserves at least; None leaves it to the firmware.
+    ethernet: the wiring of its PHY, if it has one.
     """
 
     id: str
@@ -33,14 +35,7 @@ class Settings:
     watchdog_s: int
     profile: str = slot_image.DEFAULT_PROFILE
     heap_kb: int | None = None
-
-
-@dataclass(frozen=True)
-class Wifi:
-    """The network to join: name, 1 to 32 bytes, and passphrase, 8 to 63 characters or none."""
-
-    ssid: str
-    key: str = ""
+    ethernet: Ethernet | None = None
 
 
 def check_settings(settings: Settings) -> None:
@@ -68,13 +63,5 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.heap_kb is not None and not 0 <= settings.heap_kb <= MOST_RESERVE_KB:
         raise SignetError(f"heap of {settings.heap_kb} KB, expected 0 to {MOST_RESERVE_KB}")
-
-
-def check_wifi(wifi: Wifi) -> None:
-    """Raise SignetError for what no access point can have; never shows the passphrase."""
-    if not 1 <= len(wifi.ssid.encode()) <= 32:
-        raise SignetError(f"Wi-Fi name {wifi.ssid!r}, expected 1 to 32 bytes")
-    if wifi.key and not (8 <= len(wifi.key) <= 63 and wifi.key.isascii()):
-        raise SignetError(
-            f"Wi-Fi passphrase of {len(wifi.key)} characters, expected 8 to 63 in ASCII, or none"
-        )
+    if settings.ethernet is not None:
+        check_ethernet(settings.ethernet)

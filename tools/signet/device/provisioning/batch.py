@@ -82,8 +82,7 @@ def check(template: Template, jobs: Sequence[Job]) -> None:
         try:
             settings.check_settings(task.settings)
             identity.encode_record(template.record(task.settings))
-            if task.wifi is not None:
-                settings.check_wifi(task.wifi)
+            template.check_networks(task.settings, task.networks)
             if task.credentials is not None:
                 identity.check_device_credentials(
                     task.credentials.chain, task.credentials.key, job.id, template.device_ca

@@ -6,6 +6,9 @@
     hw           hardware revision, instead of --hw
     wifi_ssid    network to join, instead of --wifi-ssid
     wifi_key     its passphrase; the file must be readable by its owner only then
+    address      static address with its netmask, 192.168.7.5/24, in the network that is tried first
+    gateway      needed with it
+    dns          name server; without it the gateway
     factory      esp_secure_cert dump of a module that Espressif provisioned
 
 The columns may be in any order; nothing else is known. The whole file is read and checked, and all
@@ -21,15 +24,23 @@ from pathlib import Path
 
 from signet import files
 from signet.board.serial_device import check_name
-from signet.device.settings import HARDWARE, Wifi, check_wifi
+from signet.device.networks import (
+    Addresses,
+    Wifi,
+    check_private,
+    check_wifi,
+    parse_addresses,
+)
+from signet.device.settings import HARDWARE
 from signet.errors import SignetError, listed
 from signet.pki import names
 
-COLUMNS = ("id", "mac", "port", "hw", "wifi_ssid", "wifi_key", "factory")
+COLUMNS = (
+    "id", "mac", "port", "hw", "wifi_ssid", "wifi_key", "address", "gateway", "dns", "factory",
+)  # fmt: skip
 _UNIQUE = ("id", "mac", "factory")
 _MAC = re.compile("([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _GROUP_BIT = 1  # of the first byte: not the address of one station (IEEE 802)
-_OTHERS_MAY_READ = 0o077
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class Board:
     hw: str | None = None
     wifi: Wifi | None = None
     factory: Path | None = None
+    addresses: Addresses | None = None
 
 
 def read_boards(path: Path) -> list[Board]:
@@ -64,7 +76,7 @@ def read_boards(path: Path) -> list[Board]:
     if problems:
         raise SignetError(listed(problems))
     if any(board.wifi and board.wifi.key for board in boards):
-        _check_private(path)
+        check_private(path)
     return boards
 
 
@@ -112,6 +124,7 @@ def _board(cells: dict[str, str]) -> Board:
         hw,
         _wifi(cells.get("wifi_ssid", ""), cells.get("wifi_key", "")),
         Path(factory) if factory else None,
+        parse_addresses(*(cells.get(name, "") for name in ("address", "gateway", "dns"))),
     )
 
 
@@ -131,10 +144,3 @@ def parse_mac(text: str) -> str:
     if not _MAC.fullmatch(mac) or int(mac[:2], 16) & _GROUP_BIT:
         raise SignetError(f"mac {text!r}, expected a station's: 24:0a:c4:12:34:56")
     return mac
-
-
-def _check_private(path: Path) -> None:
-    if path.stat().st_mode & _OTHERS_MAY_READ:
-        raise SignetError(
-            f"{path}: holds Wi-Fi passphrases and can be read by others", f"chmod 600 {path}"
-        )

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives import hashes
 from signet import files
 from signet.device import flash_file, identity
 from signet.device.flash_file import Credentials, Template
-from signet.device.settings import Settings, Wifi
+from signet.device.networks import Networks
+from signet.device.settings import Settings
 from signet.errors import RefusedError, SignetError
 from signet.formats import flash
 from signet.pki import authority
@@ -51,7 +52,7 @@ class Task:
     settings: Settings
     output: Path
     serial: int
-    wifi: Wifi | None = None
+    networks: Networks = Networks()  # noqa: RUF009 (frozen)
     credentials: Credentials | None = field(default=None, repr=False)
     factory_key: bytes | None = field(default=None, repr=False)
 
@@ -79,7 +80,7 @@ def make(template: Template, pki_folder: Path, task: Task) -> Made:
         if task.output.exists() or task.output.is_symlink():
             return _keep(template, task)
         credentials = _credentials(pki_folder, task)
-        chip = flash_file.build_flash(template, task.settings, credentials, task.wifi)
+        chip = flash_file.build_flash(template, task.settings, credentials, task.networks)
         chip.save_new(task.output)
         files.flush_folder(task.output.parent)
     except OSError as error:
@@ -112,7 +113,7 @@ def _keep(template: Template, task: Task) -> Made:
         raise _not_ours(task) from error
     if same:
         credentials = Credentials(chain, stored, kept=True)
-        expected = flash_file.build_flash(template, task.settings, credentials, task.wifi)
+        expected = flash_file.build_flash(template, task.settings, credentials, task.networks)
         same = found.content == expected.content
     if not same or (task.factory_key is not None and stored != task.factory_key):
         raise _not_ours(task)

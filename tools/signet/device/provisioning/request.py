@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from signet import files, locks
 from signet.board.real_flash import build_board_flash
 from signet.board.serial_device import check_name
 from signet.device.flash_file import Credentials
+from signet.device.networks import Ethernet, Networks, Wifi, read_networks
 from signet.device.provisioning import boards_csv, ports
 from signet.device.provisioning.batch import Job
 from signet.device.provisioning.boards_csv import Board
 from signet.device.provisioning.making import Task
-from signet.device.settings import Settings, Wifi
+from signet.device.settings import Settings
 from signet.errors import SignetError, refusals_about
 from signet.formats import secure_cert
 from signet.pki import authority
@@ -46,6 +47,7 @@ class Request:
     factory: Path | None
     wifi_ssid: str | None
     wifi_key: Path | None
+    networks_path: Path | None
     mac: str | None
     port_names: tuple[str, ...]
     micropython: Path | None
@@ -78,12 +80,14 @@ class Request:
     def settings(self, board: Board) -> Settings:
         return Settings(
             board.id, self.model, board.hw or self.hw or "", self.broker, self.images, self.ntp,
-            self.watchdog_s, self.profile, self.heap_kb,
+            self.watchdog_s, self.profile, self.heap_kb, self._networks[0],
         )  # fmt: skip
 
     def make_jobs(self, boards: Sequence[Board]) -> list[Job]:
         """A job for each board, with a new serial number for its certificate."""
-        return [self._make_job(board) for board in boards]
+        jobs = [self._make_job(board) for board in boards]
+        _check_unique(jobs)
+        return jobs
 
     def _make_job(self, board: Board) -> Job:
         output = self.output / board.id / FLASH_NAME if self.many else self.output
@@ -94,7 +98,7 @@ class Request:
         if factory not in (None, ports.READ_FROM_BOARD):
             with refusals_about(factory):
                 factory_key = secure_cert.factory_key(files.read_file(factory, "dump"))
-        task = Task(self.settings(board), output, serial, board.wifi or self._wifi, credentials,
+        task = Task(self.settings(board), output, serial, self._networks_of(board), credentials,
                     factory_key)  # fmt: skip
         return Job(task, board.mac, board.port)
 
@@ -108,11 +112,31 @@ class Request:
         )
 
     @cached_property
-    def _wifi(self) -> Wifi | None:
+    def _networks(self) -> tuple[Ethernet | None, Networks]:
+        """What is asked for all boards."""
+        if self.networks_path is not None:
+            return read_networks(self.networks_path)
         if self.wifi_ssid is None:
-            return None
+            return None, Networks()
         passphrase = files.read_file(self.wifi_key, "Wi-Fi passphrase") if self.wifi_key else b""
-        return Wifi(self.wifi_ssid, passphrase.decode("utf-8", "replace").rstrip("\r\n"))
+        key = passphrase.decode("utf-8", "replace").rstrip("\r\n")
+        return None, Networks((Wifi(self.wifi_ssid, key),))
+
+    def _networks_of(self, board: Board) -> Networks:
+        """Those of a board: its row's own Wi-Fi, and its address in what is tried first."""
+        ethernet, networks = self._networks
+        if board.wifi is not None:
+            if self.networks_path is not None:
+                raise SignetError(f"{board.id}: wifi_ssid in {self.csv_path}, beside --networks")
+            networks = Networks((board.wifi,))
+        if board.addresses is None:
+            return networks
+        if ethernet is not None:
+            return replace(networks, addresses=board.addresses)
+        if not networks.wifi:
+            raise SignetError(f"{board.id}: an address, and no network that it is in")
+        first = replace(networks.wifi[0], addresses=board.addresses)
+        return Networks((first, *networks.wifi[1:]))
 
     def on_ports(self, jobs: Sequence[Job]) -> bool:
         """Whether boards are on serial ports; SignetError if only some are."""
@@ -156,3 +180,21 @@ def _serial_number(chain: bytes) -> int:
         return x509.load_pem_x509_certificates(chain)[0].serial_number
     except ValueError:
         return 0  # not a certificate: batch.check says so
+
+
+def _check_unique(jobs: Sequence[Job]) -> None:
+    """Raise SignetError if two boards of a run have one address in one network."""
+    seen: dict[tuple[str | None, str], str] = {}
+    for job in jobs:
+        networks = job.task.networks
+        places = [(wifi.ssid, wifi.addresses) for wifi in networks.wifi]
+        for name, addresses in [(None, networks.addresses), *places]:
+            if addresses is None:
+                continue
+            other = seen.setdefault((name, addresses[0]), job.id)
+            if other != job.id:
+                where = "Ethernet" if name is None else f"Wi-Fi {name!r}"
+                raise SignetError(
+                    f"{job.id}: {where}: {addresses[0]} is {other}'s already",
+                    "the list has a column `address`, for the network that is tried first",
+                )
