@@ -2,50 +2,36 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from host_tests.tool_helpers import Signet, snapshot
+from host_tests.tool_helpers import REPO, Signet, snapshot
 from signet import files, project
-from signet.app import bench, ports
 from signet.errors import RefusedError, SignetError
 from signet.project import new
 
 pytest_plugins = ["host_tests.tool_fixtures"]
 
-TEMPLATES = {
-    "sensor": {"temperature_c"},
-    "actuator": {"on", "left_s"},
-    "battery": {"battery_mv"},
-}  # and what it sends
 SECRET = "-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----\n"
 
 
 def test_every_template_is_known():
-    assert set(TEMPLATES) == set(new.TEMPLATES)
+    folder = REPO / "tools/signet/project/templates"
+    assert {path.name for path in folder.iterdir()} == {*new.TEMPLATES, "every"}
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_a_template_passes_its_own_tests_and_runs(tmp_path: Path, template: str):
-    folder = tmp_path / "gadget-2"
-    new.from_template(folder, template)
-    made = project.load(folder)
+@pytest.mark.slow
+@pytest.mark.parametrize("template", new.TEMPLATES)
+def test_a_template_passes_its_own_tests(signet: Signet, tmp_path: Path, template: str):
+    """On CPython and on a virtual board; and its image is within its budget."""
+    new.from_template(tmp_path / "gadget-2", template)
+    made = project.load(tmp_path / "gadget-2")
     assert (made.name, made.model, made.version) == ("gadget-2", "gadget-2", "1.0.0")
-    tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert tested.returncode == 0, tested.stdout
-    project.build(made, "production")  # within its budget
-    bench.make_state_folder(made)
-    with bench.Bench(made, tmp_path / "bench", ports.choose(made.servers)) as running:
-        board = running.make_board("gadget", tmp_path / "board", bench.build(made))
-        with board:
-            board.start()
-            assert TEMPLATES[template] <= set(board.telemetry())
-            board.state(status="confirmed")
+    tested = signet("test", "-q", "-p", "no:cacheprovider", cwd=made.folder)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "test_board" in signet("test", "--collect-only", "-q", cwd=made.folder).stdout
+    project.build(made, "production")
 
 
 def test_in_an_empty_folder(signet: Signet, tmp_path: Path):
@@ -57,7 +43,7 @@ def test_in_an_empty_folder(signet: Signet, tmp_path: Path):
     folder = tmp_path / "thermometer"
     assert set(snapshot(folder)) == {
         ".gitignore", "README.md", "app.py", "lib/lm75.py", "lib/simulated.py", "signet.toml",
-        "tests/conftest.py", "tests/test_app.py",
+        "tests/test_app.py", "tests/test_board.py",
     }  # fmt: skip
     assert (folder / "README.md").read_text().startswith("# thermometer\n")
     assert signet("build", cwd=folder).returncode == 0
@@ -82,8 +68,8 @@ def test_git_takes_no_key(tmp_path: Path):
         cwd=tmp_path / "lamp", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert set(listed.stdout.split()) == {
-        ".gitignore", "README.md", "app.py", "lib/relay.py", "signet.toml", "tests/conftest.py",
-        "tests/test_app.py",
+        ".gitignore", "README.md", "app.py", "lib/relay.py", "signet.toml", "tests/test_app.py",
+        "tests/test_board.py",
     }  # fmt: skip
 
 
@@ -117,7 +103,7 @@ def test_from_a_folder_of_ones_own(signet: Signet, own: Path, tmp_path: Path):
     found = snapshot(tmp_path / "copy")
     assert set(found) == {
         ".gitignore", "README.md", "app.py", "data/ca.pem", "lib/build/inner.py", "lib/lm75.py",
-        "lib/simulated.py", "run.sh", "signet.toml", "tests/conftest.py", "tests/test_app.py",
+        "lib/simulated.py", "run.sh", "signet.toml", "tests/test_app.py", "tests/test_board.py",
     }  # fmt: skip
     assert b'name="copy" # mine' in found["signet.toml"]
     assert b'model = "copy"' in found["signet.toml"]

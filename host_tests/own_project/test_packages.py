@@ -344,3 +344,17 @@ def test_a_table_that_is_wrong(folder: Path, table: str, reason: str):
     with pytest.raises(SignetError) as error:
         project.load(folder)
     assert str(error.value).startswith(f"{folder / 'signet.toml'}: {reason}")
+
+
+def test_tests_of_the_application_import_it(signet: Signet, folder: Path):
+    use(folder, "vendor/led")
+    (folder / "tests").mkdir()
+    (folder / "tests/test_led.py").write_text(
+        "import led\nfrom colours import names\n\ndef test():\n    assert led.RED < names.ROSE\n"
+    )
+    done = signet("test", "-q", "-p", "no:cacheprovider", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    use(folder, "vendor/led", sha256="0" * 64)
+    done = signet("test", cwd=folder)
+    assert "expected 0000" in done.stdout + done.stderr
+    assert done.returncode == 2

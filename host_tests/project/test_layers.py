@@ -18,6 +18,7 @@ LAYERS = (
     "signet.board.virtual", "signet.board", "signet.device", "signet.fleet", "signet.release",
     "signet.project", "signet.image.commands", "signet.board.measure", "signet.app",
     "signet.board.commands", "signet.project.commands", "signet.cli", "signet.__main__",
+    "signet.project.templates",
     "demo", "bench",
 )  # fmt: skip
 FOLDERS = {"lib": "lib", "firmware": ".", "tools": "tools"}  # and what module names begin at

@@ -7,8 +7,10 @@ a task that ends, raises or falls silent restarts the board, and a restart opens
 from relay import Relay
 
 _PIN = 26
-_MOST_S = 3600  # nobody who lost the connection can leave it closed for longer
 _REPORT_S = 30
+# What comes with the command, and what it may be. Nobody who lost the connection can leave the
+# relay closed for longer.
+FOR_S = {"for_s": (int, 1, 3600)}
 
 
 def open_pin():
@@ -23,8 +25,8 @@ def open_pin():
 async def run(device):
     """Take commands, open the relay in time, and report each change."""
     relay = Relay(open_pin())
-    device.commands["on"] = lambda device, args: switch_on(relay, device.uptime_s(), args)
-    device.commands["off"] = lambda device, args: switch_off(relay)
+    device.commands["on"] = (lambda device, args: switch_on(relay, device, args["for_s"])), FOR_S
+    device.commands["off"] = (lambda device, args: switch_off(relay)), {}
     was_on, next_s = None, 0
     while True:
         now_s = device.uptime_s()
@@ -35,12 +37,9 @@ async def run(device):
         await device.sleep(1)
 
 
-def switch_on(relay, now_s, args):
-    """{"command": "on", "args": {"for_s": 60}}. What is raised here is the answer."""
-    for_s = args.get("for_s")
-    if not isinstance(for_s, int) or not 1 <= for_s <= _MOST_S:
-        raise ValueError("for_s: expected 1 to %d seconds" % _MOST_S)
-    relay.switch_on(now_s, for_s)
+def switch_on(relay, device, for_s):
+    """{"command": "on", "args": {"for_s": 60}}. What is returned is the answer."""
+    relay.switch_on(device.uptime_s(), for_s)
     return {"on": True, "left_s": for_s}
 
 

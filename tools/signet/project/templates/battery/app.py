@@ -1,16 +1,14 @@
-"""The application: measures often, reports seldom, and says when its battery is low.
+"""The application: wakes, measures its battery, sleeps; and seldom reports what it measured.
 
-The agent runs `run(device)` as a task. The task has to come by `device.sleep` at least every 60 s
-beside what it sleeps; a task that ends, raises or falls silent restarts the board.
+The agent runs `run(device)` at each start, and a deep sleep ends with one. What is to last until
+then is in `device.rtc`.
 """
 
 from summary import Summary
 
 _PIN = 35  # half of the battery's voltage, by two equal resistors
-_MEASURE_S = 60
-_REPORT_S = 900
-_LOW_MV = 3400
-_HEALTHY_MV = 3500  # above it the battery counts as charged again
+_SLEEP_S = 300
+_REPORT = 6  # each so many readings, half an hour's
 
 
 def open_battery():
@@ -24,32 +22,16 @@ def open_battery():
 
 
 async def run(device):
-    """Send a summary of the battery's voltage every `report_s` seconds (of down/config)."""
-    read_mv = open_battery()
-    summary = Summary()
-    is_low = False
-    next_s = 0
-    while True:
-        battery_mv = read_mv()
-        summary.add(battery_mv)
-        if low(battery_mv, is_low) != is_low:
-            is_low = not is_low
-            device.event("battery", low=is_low, battery_mv=battery_mv)
-        if device.uptime_s() >= next_s:
-            device.telemetry({"battery_mv": summary.take()})
-            next_s = device.uptime_s() + report_s(device.config)
-        await device.sleep(_MEASURE_S)
-
-
-def low(battery_mv, was_low):
-    """Whether the battery is low; with some play, or it would be told at each reading."""
-    return battery_mv < (_HEALTHY_MV if was_low else _LOW_MV)
-
-
-def report_s(config):
-    """The configuration is an operator's typing: what cannot be used is not."""
-    wanted = config.get("report_s")
-    return wanted if isinstance(wanted, int) and 60 <= wanted <= 86400 else _REPORT_S
+    """Measure; after `_REPORT` readings, and at power-on, report; sleep."""
+    summary = Summary(device.rtc)
+    summary.add(open_battery()())
+    is_due = not device.rtc or summary.count >= _REPORT
+    if is_due:
+        device.telemetry({"battery_mv": summary.figures()}, qos=1)
+        summary = Summary()
+    device.rtc = summary.pack()
+    # Without a report there is no reason to connect, but for what the agent itself has to say.
+    await device.deep_sleep(_SLEEP_S, connect=is_due)
 
 
 async def self_test(device):

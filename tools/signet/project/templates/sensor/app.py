@@ -6,7 +6,7 @@ a task that ends, raises or falls silent restarts the board.
 
 import lm75
 
-_DEFAULT_S = 10
+SETTINGS = {"interval_s": (10, 1, 3600)}  # of the configuration: default, least, most
 
 
 def open_bus():
@@ -21,11 +21,12 @@ def open_bus():
 
 
 async def run(device):
-    """Send the temperature every `interval_s` seconds (a setting of down/config)."""
+    """Send the temperature every `interval_s` seconds."""
+    device.configure(SETTINGS)
     sensor = lm75.LM75(open_bus())
     while True:
         device.telemetry(measure(sensor))
-        await device.sleep(interval_s(device.config))
+        await device.sleep(device.config["interval_s"])
 
 
 def measure(sensor):
@@ -34,12 +35,6 @@ def measure(sensor):
         return {"temperature_c": sensor.read_c()}
     except OSError as error:
         return {"fault": "sensor: %s" % error}
-
-
-def interval_s(config):
-    """The configuration is an operator's typing: what cannot be used is not."""
-    wanted = config.get("interval_s")
-    return wanted if isinstance(wanted, int) and 1 <= wanted <= 3600 else _DEFAULT_S
 
 
 async def self_test(device):

@@ -22,9 +22,3 @@ def test_a_sensor_that_does_not_answer_is_reported():
             raise OSError(19, "ENODEV")
 
     assert "ENODEV" in app.measure(lm75.LM75(NoSensor()))["fault"]
-
-
-def test_an_interval_that_cannot_be_used_is_not():
-    assert app.interval_s({"interval_s": 60}) == 60
-    for config in ({}, {"interval_s": 0}, {"interval_s": 3601}, {"interval_s": "60"}):
-        assert app.interval_s(config) == 10
