@@ -64,6 +64,8 @@ class _Sleep:
                 agent.device.beat()
                 agent.wake.set()  # that the session looks whether there is nothing left
                 await asyncio.sleep_ms(_STEP_MS)
+                if agent.on_trial or agent.restart_reason:  # both come to an end; then all has time
+                    started = time.ticks_ms()
                 waited_ms = time.ticks_diff(time.ticks_ms(), started)
             self._record.miss(now(), int(self._seconds))
         self._sleep()
@@ -81,12 +83,9 @@ class _Sleep:
 
     def _is_busy(self, waited_ms):
         """Whether to go on waiting although the broker has had its time."""
-        agent = self._agent
-        if agent.on_trial or agent.restart_reason:  # both come to an end
-            return True
         if waited_ms >= _BUSY_S * 1000:
             return False
-        return agent.message[0] or store.exists(store.ORDER_PATH)
+        return self._agent.message[0] or store.exists(store.ORDER_PATH)
 
     async def part(self, session):
         """What the session calls when all is said: say goodbye and sleep, if there is nothing left.
@@ -95,7 +94,7 @@ class _Sleep:
         """
         agent = self._agent
         client = session.client
-        if client.error or agent.on_trial or client._backlog:
+        if client.error or client._backlog:
             return
         from firmware.ondemand import opening
 
