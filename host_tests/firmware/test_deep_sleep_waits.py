@@ -41,11 +41,9 @@ class Session:
 
     async def send(self, packet: bytes) -> None:
         assert self.on_change is None  # that the broker hangs up now is no failure
+        assert packet == b"\xe0\x00"  # DISCONNECT: the will is not published
         self.sent += packet
         self.error = EOFError()
-
-    async def close(self) -> None:
-        assert self.sent == b"\xe0\x00"  # DISCONNECT: the will is not published
 
 
 @pytest.fixture
@@ -199,6 +197,7 @@ def test_the_goodbye_is_taken_back(sleep, load: Load, ticks: Ticks, name: str | 
         assert (took_ms, record.misses, came) == (0, 0, [])
         (state,) = session.published
         assert state["online"] is False
+        assert session.sent
         assert state["until"] == NOW + 600
         assert state["order"] == 7
         return

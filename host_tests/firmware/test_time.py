@@ -93,9 +93,14 @@ def test_an_order_after_a_sleep_wants_a_time_of_this_run(life: Life) -> None:
         assert len(life.reconnects) == 1
     life.power_on(is_lost=False)
     life.agent.timed, life.agent.heard = 0, NOW
-    life.pass_time(2 * DAY)
-    life.ticks.unix_s += 3600
     life.connect()
+    life.agent.state["time"] = NOW  # it was published
+    for days, connections in ((0, 0), (2, 1)):
+        life.pass_time(days * DAY)
+        life.ticks.unix_s += 3600
+        life.connections = 0
+        life.connect()
+        assert life.connections == connections
     assert (life.agent.timed, life.events) == (life.true_s, [])  # a sleep's clock may drift
 
 

@@ -13,14 +13,14 @@ import time
 import machine
 from micropython import const
 
-from firmware.ondemand import rtc, store
+from firmware.ondemand import opening, rtc, store
 from firmware.ondemand.timekeeping import now
 
 _MOST_S = const(2073600)  # 24 days: more milliseconds than 31 bits are too many for the port
 _LIMIT_S = const(30)
 _BUSY_S = const(300)  # while an order or a message is worked on
-_STEP_MS = const(20)
-_FAREWELL_MS = const(500)  # for the broker to close the connection
+_STEP_MS = const(100)
+_FAREWELL = const(50)  # times 10 ms, for the broker to close the connection
 _REASON_LEN = const(200)
 
 
@@ -96,8 +96,6 @@ class _Sleep:
         client = session.client
         if client.error or client._backlog:
             return
-        from firmware.ondemand import opening
-
         state = agent.state
         state["online"] = False
         state["until"] = now() + int(self._seconds)
@@ -112,11 +110,10 @@ class _Sleep:
         client.on_change = None
         # Not `disconnect`, which does not wait: what is on its way ends with the radio.
         await client._link.send(b"\xe0\x00")
-        for _ in range(_FAREWELL_MS // _STEP_MS):
+        for _ in range(_FAREWELL):
             if client.error:
                 break
-            await asyncio.sleep_ms(_STEP_MS)
-        await client.close()
+            await asyncio.sleep_ms(10)
         self._record.hit()
         self._sleep()
 
