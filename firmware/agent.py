@@ -80,7 +80,7 @@ class Agent:
     """
 
     tries = timed = heard = close = None
-    held = ""  # what `start` sets in any case has no entry here: each takes memory
+    held = ""
 
     def __init__(self, boot, watchdog):
         from firmware.ondemand import start
@@ -90,6 +90,9 @@ class Agent:
         self.dropped = [0, 0]
         self.wake = asyncio.Event()
         self.restart_reason = None
+        # Not of the class: `start` sets them in any case, and a larger class takes more memory.
+        self.recent = self.restarts = self.order = 0
+        self.on_trial = self.is_ordered = False
         self.supervisor = Supervisor(watchdog)
         self.device = Device(self)
         # Not in `run`, which does not return: a frame goes on showing the collector what was called
@@ -164,9 +167,7 @@ class Agent:
 
     def report(self, result, **details):
         """Queue an event about the update that was ordered last."""
-        details["result"] = result
-        details["order"] = self.order
-        self.device.event("update", **details)
+        self.device.event("update", result=result, order=self.order, **details)
 
     def beat(self, ahead_s=0):
         self.supervisor.beat("online", ahead_s)

@@ -31,10 +31,12 @@ async def setup(agent):
 async def broker(agent):
     """Do what comes before a connection to the broker; ("host", port) of it."""
     await setup(agent)
-    from firmware.ondemand import sync
-
     record = agent.boot.record
-    await sync.query(agent, *host_port(record["images"]))
+    # At the first connection after a sleep this is known, and the module takes 0.1 s to load.
+    if agent.timed or not agent.heard or "time" in agent.state:
+        from firmware.ondemand import sync
+
+        await sync.query(agent, *host_port(record["images"]))
     return host_port(record["broker"])
 
 

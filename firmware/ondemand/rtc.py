@@ -14,10 +14,7 @@ of it.  A board that neither sleeps nor keeps anything has none.
 import binascii
 import struct
 
-import machine
 from micropython import const
-
-from firmware.ondemand import timekeeping
 
 LIMIT = const(768)  # bytes of the application's; a reason has room behind it
 _HEAD = const("<IIB")
@@ -29,6 +26,8 @@ _WAKES = const("0 1 pin pin timer touch ulp pin uart")  # esp_sleep_source_t of 
 
 def load(agent, text, is_wake):
     """Take what was kept; after a deep sleep the clock is as good as it was, for a while."""
+    from firmware.ondemand import timekeeping
+
     record = Record(text)
     agent.held = record.pack()
     if is_wake and record.is_fresh(timekeeping.now()):
@@ -38,6 +37,8 @@ def load(agent, text, is_wake):
 
 def wake():
     """What has ended the deep sleep."""
+    import machine
+
     names = _WAKES.split()
     number = machine.wake_reason()
     return names[number] if number < len(names) else str(number)

@@ -137,7 +137,7 @@ class Life:
             boot=boot, clock_floor=self.clock.start(boot.clock_floor), timed=None, heard=None,
             outbox=[], context="context", order=boot.state.order, report=self.report,
             device=SimpleNamespace(event=self.event), wake=SimpleNamespace(set=lambda: None),
-            restart_reason=None,
+            restart_reason=None, state={},
         )  # fmt: skip
 
     def event(self, name: str, reason: str) -> None:

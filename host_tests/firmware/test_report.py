@@ -67,6 +67,48 @@ def test_restarts_are_counted(
     assert agent.tries is None
 
 
+@pytest.mark.parametrize(
+    ("number", "wake"), [(2, "pin"), (3, "pin"), (4, "timer"), (5, "touch"), (7, "pin"), (12, "12")]
+)
+def test_a_wake_is_no_crash(load: Load, machine: Machine, number: int, wake: str) -> None:
+    """Whatever put the board to sleep; and there is nothing to say of most."""
+    machine.cause = Machine.DEEPSLEEP_RESET
+    machine.wake_reason = lambda: number  # type: ignore[attr-defined]
+    for memory, reason in ((b"7:: ", None), (b"7:: lost", "lost"), (b"7:down/order:2 ", "order")):
+        machine.memory = memory
+        machine.mem32[0x3FF5A018] &= ~(1 << 6)  # it was said at the start before
+        agent = Agent(load, [])
+        assert load("ondemand.report").report_boot(agent) == 0
+        assert machine.memory.startswith(b"1")
+        if reason is None:
+            assert agent.posted == []
+        else:
+            (event,) = agent.posted
+            assert (event["cause"], event["wake"]) == (4, wake)
+            assert reason in event["reason"]
+    assert "order:2" in machine.memory.decode()
+
+
+@pytest.mark.parametrize(
+    ("cause", "age_s", "heard"), [(4, 0, True), (4, 86_400, True), (4, 86_401, False),
+                                  (4, -1, False), (2, 0, False), (3, 0, False)],
+)  # fmt: skip
+def test_what_a_clock_knew_holds_over_a_sleep_and_for_a_day(
+    load: Load, machine: Machine, ticks: Ticks, cause: int, age_s: int, heard: bool
+) -> None:
+    record = load("ondemand.rtc").Record()
+    record.timed, record.data = ticks.unix_s - age_s, b"mine"
+    load("ondemand.timekeeping")
+    machine.cause = cause
+    machine.wake_reason = lambda: 4  # type: ignore[attr-defined]
+    machine.memory = b"0" + record.pack().encode() + b":: "
+    agent = Agent(load, [])
+    load("ondemand.report").report_boot(agent)
+    assert (agent.timed, agent.heard) == ((0, record.timed) if heard else (None, None))
+    assert agent.held.encode() in machine.memory
+    assert load("ondemand.rtc").Record(agent.held[1:]).data == b"mine"
+
+
 @pytest.mark.parametrize("reason", ["console", "restart into 1.1.0", "", "console "])
 def test_the_word_that_opens_the_console_stands_alone_for_a_token_only(
     load: Load, machine: Machine, monkeypatch: pytest.MonkeyPatch, reason: str

@@ -79,6 +79,31 @@ def test_an_order_comes_while_the_image_server_is_away_for_a_moment(life: Life) 
     assert life.agent.restart_reason == "restart to install 1.1.0"
 
 
+def test_an_order_after_a_sleep_wants_a_time_of_this_run(life: Life) -> None:
+    """The clock of a deep sleep is good enough to connect with, and no better."""
+    life.connect()
+    for images, said in ((None, "the time is not authenticated"), (0, "accepted")):
+        life.power_on(is_lost=False)
+        life.pass_time(3600)
+        life.agent.timed, life.agent.heard = 0, NOW
+        life.images, life.sntp, life.asked, life.connections = images, None, 0, 0
+        life.connect()
+        assert (life.agent.timed, life.asked, life.connections) == (0, 0, 0)
+        assert said in life.send(life.true_s - 60)
+        assert len(life.reconnects) == 1
+    life.power_on(is_lost=False)
+    life.agent.timed, life.agent.heard = 0, NOW
+    life.connect()
+    life.agent.state["time"] = NOW  # it was published
+    for days, connections in ((0, 0), (2, 1)):
+        life.pass_time(days * DAY)
+        life.ticks.unix_s += 3600
+        life.connections = 0
+        life.connect()
+        assert life.connections == connections
+    assert (life.agent.timed, life.events) == (life.true_s, [])  # a sleep's clock may drift
+
+
 def test_a_stolen_fleet_key_does_not_walk_the_clock(life: Life) -> None:
     """Each order as far ahead as the last one may have taken the clock."""
     life.connect()

@@ -13,14 +13,14 @@ import time
 import machine
 from micropython import const
 
-from firmware.ondemand import rtc, store
+from firmware.ondemand import opening, rtc, store
 from firmware.ondemand.timekeeping import now
 
 _MOST_S = const(2073600)  # 24 days: more milliseconds than 31 bits are too many for the port
 _LIMIT_S = const(30)
 _BUSY_S = const(300)  # while an order or a message is worked on
-_STEP_MS = const(20)
-_FAREWELL_MS = const(500)  # for the broker to close the connection
+_STEP_MS = const(100)
+_FAREWELL = const(50)  # times 10 ms, for the broker to close the connection
 _REASON_LEN = const(200)
 
 
@@ -64,6 +64,8 @@ class _Sleep:
                 agent.device.beat()
                 agent.wake.set()  # that the session looks whether there is nothing left
                 await asyncio.sleep_ms(_STEP_MS)
+                if agent.on_trial or agent.restart_reason:  # both come to an end; then all has time
+                    started = time.ticks_ms()
                 waited_ms = time.ticks_diff(time.ticks_ms(), started)
             self._record.miss(now(), int(self._seconds))
         self._sleep()
@@ -81,12 +83,9 @@ class _Sleep:
 
     def _is_busy(self, waited_ms):
         """Whether to go on waiting although the broker has had its time."""
-        agent = self._agent
-        if agent.on_trial or agent.restart_reason:  # both come to an end
-            return True
         if waited_ms >= _BUSY_S * 1000:
             return False
-        return agent.message[0] or store.exists(store.ORDER_PATH)
+        return self._agent.message[0] or store.exists(store.ORDER_PATH)
 
     async def part(self, session):
         """What the session calls when all is said: say goodbye and sleep, if there is nothing left.
@@ -95,10 +94,8 @@ class _Sleep:
         """
         agent = self._agent
         client = session.client
-        if client.error or agent.on_trial or client._backlog:
+        if client.error or client._backlog:
             return
-        from firmware.ondemand import opening
-
         state = agent.state
         state["online"] = False
         state["until"] = now() + int(self._seconds)
@@ -113,11 +110,10 @@ class _Sleep:
         client.on_change = None
         # Not `disconnect`, which does not wait: what is on its way ends with the radio.
         await client._link.send(b"\xe0\x00")
-        for _ in range(_FAREWELL_MS // _STEP_MS):
+        for _ in range(_FAREWELL):
             if client.error:
                 break
-            await asyncio.sleep_ms(_STEP_MS)
-        await client.close()
+            await asyncio.sleep_ms(10)
         self._record.hit()
         self._sleep()
 
