@@ -57,7 +57,7 @@ def test_in_an_empty_folder(signet: Signet, tmp_path: Path):
     folder = tmp_path / "thermometer"
     assert set(snapshot(folder)) == {
         ".gitignore", "README.md", "app.py", "lib/lm75.py", "lib/simulated.py", "signet.toml",
-        "tests/conftest.py", "tests/test_app.py",
+        "tests/test_app.py", "tests/test_on_board.py",
     }  # fmt: skip
     assert (folder / "README.md").read_text().startswith("# thermometer\n")
     assert signet("build", cwd=folder).returncode == 0
@@ -82,8 +82,8 @@ def test_git_takes_no_key(tmp_path: Path):
         cwd=tmp_path / "lamp", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert set(listed.stdout.split()) == {
-        ".gitignore", "README.md", "app.py", "lib/relay.py", "signet.toml", "tests/conftest.py",
-        "tests/test_app.py",
+        ".gitignore", "README.md", "app.py", "lib/relay.py", "signet.toml",
+        "tests/test_app.py", "tests/test_on_board.py",
     }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_from_a_folder_of_ones_own(signet: Signet, own: Path, tmp_path: Path):
     found = snapshot(tmp_path / "copy")
     assert set(found) == {
         ".gitignore", "README.md", "app.py", "data/ca.pem", "lib/build/inner.py", "lib/lm75.py",
-        "lib/simulated.py", "run.sh", "signet.toml", "tests/conftest.py", "tests/test_app.py",
+        "lib/simulated.py", "run.sh", "signet.toml", "tests/test_app.py", "tests/test_on_board.py",
     }  # fmt: skip
     assert b'name="copy" # mine' in found["signet.toml"]
     assert b'model = "copy"' in found["signet.toml"]

@@ -13,9 +13,9 @@
         power.restore()
         assert board.telemetry()
 
-The project's folder and its `lib` are on the path of imports: what needs no board is tested with
-`import app` alone, on CPython. pytest finds this plug-in by itself, and it does nothing outside of
-a project.
+The project's folder, its `lib` and its packages are on the path of imports: what needs no board is
+tested with `import app` alone, on CPython. pytest finds this plug-in by itself, and it does nothing
+outside of a project.
 """
 
 import sys
@@ -41,8 +41,16 @@ def find_project(start: Path) -> Path | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = find_project(config.rootpath)
-    if folder is not None:
-        sys.path[:0] = [str(folder), str(folder / "lib")]
+    if folder is None:
+        return
+    from signet import project
+    from signet.errors import SignetError
+
+    try:
+        ours = project.load(folder)
+        sys.path[:0] = map(str, [ours.folder, *project.libraries(ours)])
+    except SignetError as error:
+        raise pytest.UsageError(_explained(error)) from error
 
 
 @pytest.fixture(scope="session")
