@@ -91,8 +91,8 @@ def test_who_prints_tables():
         if "from rich" in path.read_text()
     }
     assert users == {
-        "app/commands.py", "device/commands.py", "device/provisioning/progress.py",
-        "board/measure/figures.py"
+        "app/commands.py", "app/dev.py", "app/screen.py", "device/commands.py",
+        "device/provisioning/progress.py", "board/measure/figures.py",
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ _GROUPS = ("board", "device", "fleet", "image", "pki", "release")
 # Commands by themselves, and their modules.
 _OF_A_PROJECT = {
     "build": "signet.project.commands",
+    "dev": "signet.app.commands",
     "doctor": "signet.app.commands",
     "new": "signet.project.commands",
     "test": "signet.app.commands",

@@ -1,4 +1,4 @@
-"""The commands of who develops an application: `signet test`, `signet doctor`."""
+"""The commands of who develops an application: `signet dev`, `doctor` and `test`."""
 
 import subprocess
 import sys
@@ -41,6 +41,23 @@ def test(folder: Path, arguments: tuple[str, ...]) -> None:
     if done.returncode:
         failed = done.returncode == _PYTEST_FAILED
         raise click.exceptions.Exit(EXIT_REFUSED if failed else EXIT_ENVIRONMENT)
+
+
+@click.command("dev")
+@_PROJECT
+def dev(folder: Path) -> None:
+    """Run the application on a virtual board, with its servers, until "q" or Ctrl-C.
+
+    One screen shows the board, its telemetry, events and console; a file that is saved is built and
+    running a second later. Keys cut the power, press reset, drop the network, send a command and
+    publish the next version. Into a pipe it prints plain lines. Keys, servers and the board are in
+    .signet of the project.
+    """
+    from signet.app import dev as running  # here: it takes longer to import than others to run
+
+    ours = project.load(folder)
+    checks.check_quickly(ours)
+    running.run(ours)
 
 
 @click.command("doctor")

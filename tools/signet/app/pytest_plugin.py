@@ -41,17 +41,14 @@ def find_project(start: Path) -> Path | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = find_project(config.rootpath)
-    if folder is not None:
-        sys.path[:0] = [str(folder), *map(str, _libraries(folder))]
-
-
-def _libraries(folder: Path) -> list[Path]:
-    """Where the modules are that the application imports: packages are fetched if need be."""
+    if folder is None:
+        return
     from signet import project
     from signet.errors import SignetError
 
     try:
-        return project.libraries(project.load(folder))
+        ours = project.load(folder)
+        sys.path[:0] = map(str, [ours.folder, *project.libraries(ours)])
     except SignetError as error:
         raise pytest.UsageError(_explained(error)) from error
 

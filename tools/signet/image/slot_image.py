@@ -243,10 +243,11 @@ def _slot_len(source: Path) -> int:
     return min(sizes)
 
 
-def sign_image(content: bytes, key: Path) -> bytes:
+def sign_image(content: bytes, key: Path, twice: bool = True) -> bytes:
     """Sign an unsigned image with the release key; returns the verified signed image.
 
-    Raises RefusedError if the content is not exactly one unsigned image.
+    twice: see `signing.sign_bytes`. Raises RefusedError if the content is not exactly one unsigned
+    image.
     """
     descriptor = _parse(content)
     if len(content) == descriptor.image_len:
@@ -255,7 +256,7 @@ def sign_image(content: bytes, key: Path) -> bytes:
         raise RefusedError(
             f"{len(content)} bytes, expected {descriptor.image_len - BLOCK_LEN} before signing"
         )
-    signed = signing.sign_bytes(content, key)
+    signed = signing.sign_bytes(content, key, twice)
     verify_image(signed, [signing.key_digest(key)])
     return signed
 

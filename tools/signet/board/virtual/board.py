@@ -29,7 +29,9 @@ from signet.sources import find_tool
 # 64 KB scaled by the size of a word (an ESP32 has 56,000 bytes before it takes more from the IDF),
 # and 13 for the shims, which are in flash on a chip. What this allows a chip may not, as bytecode
 # and strings do not shrink with the word; but a chip's heap can grow (docs/benchmarks.md).
-HEAP = "77wK"
+_HEAP_KW = 77
+HEAP = f"{_HEAP_KW}wK"
+HEAP_LEN = _HEAP_KW * 1024 * 2  # bytes, with words of 64 bits: twice an ESP32's
 # An ESP32's first segment of heap, and what the firmware, connected and idle, takes of it for each
 # byte here: 43,700 on an emulated chip with a stock 1.25.0 where this board had 67,800 without the
 # shims. Words are half as long there, bytecode and texts as long as here.
