@@ -78,7 +78,7 @@ def test_signed_from_elsewhere(signet: Signet, folder: Path, keys: Path, tmp_pat
     [
         pytest.param("", (), 2, "signet.toml: project is missing", id="no project"),
         pytest.param(MANIFEST + "[budget]\nimage_kb = 50\n", (), 1,
-                     "signet.toml: budget.image_kb is 50, and the build takes 6", id="budget"),
+                     "signet.toml: budget.image_kb is 50, and the build takes 7", id="budget"),
         pytest.param(MANIFEST, ("--key", "app.py"), 2, "app.py: not an unencr", id="no key"),
         pytest.param(MANIFEST, ("-o", "app.py"), 1, "app.py: exists and is a file", id="another"),
         pytest.param(MANIFEST, ("-o", "no/x"), 2, "no/x.symbols: cannot write", id="no folder"),
