@@ -278,6 +278,16 @@ def test_the_time_says_how_far_it_may_be_trusted(
     assert device.time() == (NOW, 2)
 
 
+def test_a_connection_that_ended_is_none(load: Load, device: Any) -> None:
+    load("ondemand.extras.online")
+    assert device.online() is False  # there was none yet
+    client = SimpleNamespace(error=None)
+    device._session = SimpleNamespace(client=client)
+    assert device.online() is True
+    client.error = OSError()
+    assert device.online() is False
+
+
 def test_what_was_loaded_is_kept(device: SimpleNamespace) -> None:
     assert device.log is device.log
     assert device.files is device.files
