@@ -46,6 +46,12 @@ def test_it_goes_off_without_a_connection(relay, pin):
     assert not relay.is_on
 
 
+def test_a_command_is_a_sign_of_a_connection(relay):
+    relay.switch_on(100_000)
+    relay.look(129_999, False)
+    assert relay.is_on
+
+
 def test_a_short_loss_is_forgotten(relay):
     relay.switch_on(0)
     for now_ms in range(0, 300_000, 10_000):
