@@ -1,6 +1,7 @@
 """How long a board is awake before a deep sleep, under CPython: with played time, no broker."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -67,13 +68,20 @@ def sleep(load: Load, machine: Machine, ticks: Ticks, rtc: Any, monkeypatch) -> 
 
     machine.deepsleep = deepsleep  # type: ignore[attr-defined]
 
-    def run(*args: Any, at: Change | None = None, data: Any = b"", is_ordered=False, **fields: Any):
+    def run(
+        *args: Any,
+        at: Change | None = None,
+        data: Any = b"",
+        is_ordered=False,
+        kept=None,
+        **fields: Any,
+    ):
         wakes = SimpleNamespace(set=lambda: at and at(agent, ticks.passed_ms))
         agent: SimpleNamespace = SimpleNamespace(
             **{"held": "", "on_trial": False, "restart_reason": None, "state": {}, "heard": NOW,
                "timed": 0, "outbox": [], "message": ("", 0), "close": None, "restarts": 3}
             | fields,
-            wake=wakes, device=SimpleNamespace(beat=lambda: None),
+            wake=wakes, device=SimpleNamespace(beat=lambda: None, _kept=kept),
             supervisor=SimpleNamespace(uptime_ms=0),
         )  # fmt: skip
         agent.note = lambda *message: load("agent").Agent.note(agent, *message)
@@ -171,6 +179,39 @@ MEANWHILE: dict[str, Callable[[Session], None]] = {
     "an order has been taken": lambda session: setattr(session.agent, "restart_reason", "update"),
     "the connection is lost": lambda session: setattr(session, "error", OSError()),
 }
+
+
+class Keep:
+    """device.keep, with telemetry on flash; sent: whether the broker has it, as soon as asked."""
+
+    def __init__(self, is_sent: bool):
+        self._is_sent = is_sent
+        self._sender: object = None
+        self.done: list[str] = []
+
+    def start(self) -> None:
+        self.done.append("start")
+        self._sender = None if self._is_sent else "task"
+
+    def flush(self) -> None:
+        self.done.append("flush")
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_telemetry_that_is_to_last_is_waited_for_and_then_put_on_flash(sleep, is_sent) -> None:
+    keep = Keep(is_sent)
+    sessions: list[Session] = []
+
+    def turn(agent: SimpleNamespace, passed_ms: int) -> None:
+        agent.order = 7
+        sessions.append(Session(agent, lambda _: None))
+        with contextlib.suppress(StopIteration):
+            agent.close(sessions[-1]).send(None)
+
+    took_ms, _, _ = sleep(600, at=turn, kept=keep, state={"online": True})
+    assert took_ms == (0 if is_sent else 30_000)
+    assert (keep.done[0], keep.done[-1]) == ("start", "flush")
+    assert any(session.published for session in sessions) == is_sent
 
 
 @pytest.mark.parametrize("name", [None, "a message waits", *MEANWHILE])

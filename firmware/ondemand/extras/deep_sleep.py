@@ -94,7 +94,10 @@ class _Sleep:
         """
         agent = self._agent
         client = session.client
-        if client.error or client._backlog:
+        kept = agent.device._kept
+        if kept:
+            kept.start()
+        if client.error or client._backlog or (kept and kept._sender):
             return
         state = agent.state
         state["online"] = False
@@ -123,6 +126,8 @@ class _Sleep:
         record.timed = agent.timed or agent.heard or 0
         agent.held = record.pack()
         agent.restarts = 0
+        if agent.device._kept:
+            agent.device._kept.flush()
         agent.note(*agent.message)
         memory = machine.RTC()
         memory.memory(memory.memory() + self._unsent()[:_REASON_LEN].encode())
