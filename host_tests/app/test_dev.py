@@ -13,11 +13,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from host_tests.app.conftest import APP, write_project
-from signet.app import ports
+from signet import project
+from signet.app import dev, ports
+from signet.app.bench import Bench
 from signet.formats.documents import load_object
 
 WAIT_S = 120  # reached by what hangs alone
@@ -161,3 +165,18 @@ def test_the_keys(screen):
     screen.wait(r"kettle  connected", at)
     screen.press("q")
     assert screen.process.wait(WAIT_S) == 0
+
+
+def test_a_file_that_is_still_being_written_is_waited_for(folder, monkeypatch):
+    """An editor writes in steps: what is built was the same twice."""
+    running = SimpleNamespace(project=project.load(folder))
+    made = dev.Dev(cast(Bench, running), dev.Lines())
+    built: list[str] = []
+    monkeypatch.setattr(made, "_reload", lambda: built.append((folder / "app.py").read_text()))
+    for text in ("", "x = ", "x = 1"):
+        (folder / "app.py").write_text(text)
+        made._look_for_edits()
+        assert built == []
+    for _ in range(3):
+        made._look_for_edits()
+    assert built == ["x = 1"]

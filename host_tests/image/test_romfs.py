@@ -1,5 +1,6 @@
 """signet.formats.romfs: VfsRom reads what we pack, and we read what mpremote packs."""
 
+import gc
 import random
 import subprocess
 import sys
@@ -117,3 +118,15 @@ def test_a_maze_of_folders_is_given_up() -> None:
         romfs.list_files(romfs.pack({"/".join("abcdefghijk"): b""}))
     with pytest.raises(RefusedError, match="more than 1000 files"):
         romfs.list_files(romfs.pack({str(number): b"" for number in range(1001)}))
+
+
+def test_reading_an_archive_looks_at_no_garbage_of_others(monkeypatch):
+    """A board collects at each file: here that would take seconds, in a process that has much."""
+    looked_at = []
+    monkeypatch.setattr(gc, "collect", lambda: looked_at.append(len(gc.get_objects())))
+    romfs.read_files(romfs.pack({f"m{number}.mpy": b"M" for number in range(50)}))
+    assert len(looked_at) == 50
+    assert max(looked_at) < len(gc.get_objects()) / 10
+    with pytest.raises(RefusedError):
+        romfs.read_files(b"\xd2\xcd\x31")
+    assert gc.get_freeze_count() == 0
