@@ -182,24 +182,28 @@ MEANWHILE: dict[str, Callable[[Session], None]] = {
 
 
 class Keep:
-    """device.keep, with telemetry on flash; sent: whether the broker has it, as soon as asked."""
+    """device.keep, with one record on flash, which the broker has after so many turns."""
 
-    def __init__(self, is_sent: bool):
-        self._is_sent = is_sent
-        self._sender: object = None
+    def __init__(self, turns: int):
+        self.turns = turns
         self.done: list[str] = []
+
+    def _oldest(self) -> bytes | None:
+        self.turns -= 1
+        return b"{}" if self.turns >= 0 else None
 
     def start(self) -> None:
         self.done.append("start")
-        self._sender = None if self._is_sent else "task"
 
     def flush(self) -> None:
         self.done.append("flush")
 
 
-@pytest.mark.parametrize("is_sent", [True, False])
-def test_telemetry_that_is_to_last_is_waited_for_and_then_put_on_flash(sleep, is_sent) -> None:
-    keep = Keep(is_sent)
+@pytest.mark.parametrize(("turns", "takes_ms"), [(0, 0), (3, 300), (999, 30_000)])
+def test_telemetry_that_is_to_last_is_waited_for_and_then_put_on_flash(
+    sleep, turns: int, takes_ms: int
+) -> None:
+    keep = Keep(turns)
     sessions: list[Session] = []
 
     def turn(agent: SimpleNamespace, passed_ms: int) -> None:
@@ -209,9 +213,9 @@ def test_telemetry_that_is_to_last_is_waited_for_and_then_put_on_flash(sleep, is
             agent.close(sessions[-1]).send(None)
 
     took_ms, _, _ = sleep(600, at=turn, kept=keep, state={"online": True})
-    assert took_ms == (0 if is_sent else 30_000)
-    assert (keep.done[0], keep.done[-1]) == ("start", "flush")
-    assert any(session.published for session in sessions) == is_sent
+    assert took_ms == takes_ms
+    assert keep.done == ["start"] * (takes_ms // 100) + ["flush"]
+    assert any(session.published for session in sessions) == (takes_ms < 30_000)
 
 
 @pytest.mark.parametrize("name", [None, "a message waits", *MEANWHILE])

@@ -95,9 +95,10 @@ class _Sleep:
         agent = self._agent
         client = session.client
         kept = agent.device._kept
-        if kept:
+        if kept and kept._oldest():
             kept.start()
-        if client.error or client._backlog or (kept and kept._sender):
+            return
+        if client.error or client._backlog:
             return
         state = agent.state
         state["online"] = False
