@@ -156,6 +156,8 @@ def test_what_is_kept_outlasts_deep_sleep_and_goes_up_before_one(served):
     world.serve(content)
     world.wait_for_update("confirmed", world.send(world.order(content, version="1.3.0")))
     world.wait_for(lambda _, report: report.get("v") == 107, mark)
+    after = len(world.operator.messages)
+    world.wait_for(lambda _, report: "until" in report, after)  # it has said goodbye, and in time
     in_order = [value for value in kept(world, mark) if value >= 100]
     assert in_order == list(range(100, 100 + len(in_order)))
     world.board.power_off()

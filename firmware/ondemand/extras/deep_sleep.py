@@ -95,6 +95,8 @@ class _Sleep:
         agent = self._agent
         client = session.client
         kept = agent.device._kept
+        if kept:
+            kept.start()
         if client.error or client._backlog or (kept and kept._sender):
             return
         state = agent.state
