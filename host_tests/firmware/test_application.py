@@ -1,8 +1,10 @@
 """What an application has of `device`, on a board with its servers, in a production image."""
 
+import time
+
 import pytest
 
-from host_tests.firmware.world import DEVICE, World
+from host_tests.firmware.world import DEVICE, WAIT_S, World
 
 pytest_plugins = ["host_tests.tool_fixtures", "host_tests.fleet_fixtures"]
 
@@ -11,16 +13,14 @@ async def run(device):
     device.configure({"interval_s": (10, 1, 60), "gain": (0.5, 0, 2)})
     device.commands["show"] = show
     device.commands["blink"] = blink, {"times": (int, 1, 10)}
-    device.commands["keep"] = keep, {"count": (int, 1, 100)}
+    device.commands["keep"] = keep, {"first": (int, 1, 99), "last": (int, 1, 99)}
     device.log("info", "started with %s", sorted(device.config))
-    value = 0
     while True:
         await device.sleep(0.2)
-        while value < wanted[0]:
-            value += 1
-            device.keep({"v": value})
+        while wanted:
+            device.keep({"v": wanted[0]})
             await device.sleep(0.05)
-            print("app: kept", value)
+            print("app: kept", wanted.pop(0))
 
 def show(device, args):
     with device.files.open("ballast", "rb") as file:
@@ -28,10 +28,10 @@ def show(device, args):
     return {"config": device.config, "files": device.files.names(), "head": head,
             "time": device.time()}
 
-wanted = [0]
+wanted = []
 
 def keep(device, args):
-    wanted[0] += args["count"]
+    wanted.extend(range(args["first"], args["last"] + 1))
 
 def blink(device, args):
     device.log("debug", "not kept")
@@ -96,51 +96,68 @@ def test_arguments_are_checked_on_the_board_and_the_log_goes_up(served):
     assert served.command("log", level="warning")["result"]["lines"] == found["lines"][1:]
 
 
-def kept(world: World, mark: int) -> list[tuple[int, int]]:
-    """(number, value) of what was kept and has come."""
+def kept(world: World, mark: int) -> list[int]:
+    """What was kept and has come, as a receiver has it: by number, a repeat dropped.
+
+    A command may come twice, too, when its acknowledgement got lost: its values count once.
+    """
     reports = [message.json() for message in world.operator.messages[mark:]]
-    assert all(report["kept"][2] == 2 for report in reports if "kept" in report)
-    return [(report["kept"][0], report["v"]) for report in reports if "kept" in report]
+    found = {report["kept"][0]: report["v"] for report in reports if "kept" in report}
+    return list(dict.fromkeys(found[number] for number in sorted(found)))
 
 
 def test_kept_telemetry_comes_in_order_over_outages_and_restarts(served):
     """What was written is not lost, and a repeat has the number that it had."""
     world, mark = served, len(served.operator.messages)
-    assert world.command("keep", count=10)["ok"]
-    world.wait_for(lambda _, report: report.get("v") == 10, mark)
-    assert [value for _, value in kept(world, mark)] == list(range(1, 11))
-    first = kept(world, mark)[0][0]
-    assert [number for number, _ in kept(world, mark)] == list(range(first, first + 10))
+    assert world.command("keep", first=1, last=10)["ok"]
+    found = world.wait_for(lambda _, report: report.get("v") == 10, mark)
+    assert abs(found["kept"][1] - time.time()) < WAIT_S
+    assert found["kept"][2] == 2  # authenticated
+    assert kept(world, mark) == list(range(1, 11))
     lines = len(world.board.lines)
-    assert world.command("keep", count=20)["ok"]
+    assert world.command("keep", first=11, last=30)["ok"]
     world.proxy.take_down()
     world.board.wait_for_line("app: kept 30", start=lines)
     world.board.power_off()  # without a word
     world.proxy.bring_back()
     world.board.power_on(record_flash=True)
-    again = len(world.operator.messages)
-    assert world.command("keep", count=1)["ok"]
-    world.wait_for(lambda kind, report: kind == "telemetry" and report.get("v") == 1, again)
-    found = dict(kept(world, mark))
-    in_order = [found[number] for number in sorted(found)]
-    assert in_order[-1] == 1
-    assert in_order[:-1] == list(range(1, len(in_order)))  # nothing is missing but the last
-    assert 30 - 8 <= len(in_order) - 1 <= 30
+    assert world.command("keep", first=31, last=31)["ok"]
+    world.wait_for(lambda _, report: report.get("v") == 31, mark)
+    assert kept(world, mark)[:23] == list(range(1, 24))  # up to 7 of 30 were in memory
 
 
 def test_what_is_in_memory_is_written_before_a_restart(served):
-    """An update: the new version sends what the one before has kept, and does not know of."""
+    """An update: the new version sends what the one before has kept, and does not know of it."""
     world, mark = served, len(served.operator.messages)
     lines = len(world.board.lines)
-    content = world.image("1.2.0", counter=1)
+    content = world.image("1.2.0")
     world.serve(content)
-    assert world.command("keep", count=3)["ok"]
+    assert world.command("keep", first=41, last=43)["ok"]
     world.proxy.drop()
-    world.board.wait_for_line("app: kept 4", start=lines)
+    world.board.wait_for_line("app: kept 43", start=lines)
     world.wait_for_update("confirmed", world.send(world.order(content, version="1.2.0")))
-    world.wait_for(lambda _, report: report.get("v") == 4, mark)
-    found = dict(kept(world, mark))
-    in_order = [found[number] for number in sorted(found)]
-    # A command whose acknowledgement got lost comes twice, as does a record.
-    assert in_order == list(range(in_order[0], in_order[0] + len(in_order)))
-    assert set(in_order) >= {2, 3, 4}
+    world.wait_for(lambda _, report: report.get("v") == 43, mark)
+    assert [value for value in kept(world, mark) if value > 40] == [41, 42, 43]
+
+
+SLEEPER = """
+async def run(device):
+    count = device.rtc[0] if device.rtc else 0
+    device.rtc = bytes((count + 1,))
+    device.keep({"v": 100 + count})
+    await device.deep_sleep(1, connect=count % 4 == 3)
+"""
+
+
+def test_what_is_kept_outlasts_deep_sleep_and_goes_up_before_one(served):
+    """Of four wakes one connects; the others leave on flash what they have measured."""
+    world, mark = served, len(served.operator.messages)
+    content = world.image("1.3.0", SLEEPER)
+    world.serve(content)
+    world.wait_for_update("confirmed", world.send(world.order(content, version="1.3.0")))
+    world.wait_for(lambda _, report: report.get("v") == 107, mark)
+    after = len(world.operator.messages)
+    world.wait_for(lambda _, report: "until" in report, after)  # it has said goodbye, and in time
+    in_order = [value for value in kept(world, mark) if value >= 100]
+    assert in_order == list(range(100, 100 + len(in_order)))
+    world.board.power_off()

@@ -79,6 +79,10 @@ class Device:
         """(Unix seconds, trust): 0, nobody's, they are wrong most likely; 1, of a time server that
         nobody checks; 2, authenticated."""
 
+    def online(self) -> bool:
+        """Whether there is a connection to the broker; one that died without a word counts as one
+        for up to a minute and a half."""
+
     def beat(self) -> None:
         """Say that the application is alive: at least every 60 s, unless it sleeps."""
 

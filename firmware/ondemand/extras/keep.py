@@ -118,7 +118,8 @@ class Keep:
 
     def start(self):
         """Send what there is, as soon as there is a session."""
-        if self._device._session and not self._sender:
+        waiting = self._segments or self._new
+        if waiting and self._device._session and not self._sender:
             self._sender = asyncio.create_task(self._send())
 
     async def _send(self):
