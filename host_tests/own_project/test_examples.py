@@ -30,7 +30,7 @@ def run(folder: Path, *words: str) -> str:
 
 
 def test_there_are_some():
-    assert {"relay", "thermometer"} <= {folder.name for folder in EXAMPLES}
+    assert {"battery", "relay", "thermometer"} <= {folder.name for folder in EXAMPLES}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda folder: folder.name)
