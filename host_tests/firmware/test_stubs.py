@@ -7,13 +7,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from firmware.ondemand.check import verify
 from host_tests.played import Load
 
 STUBS = "typings/firmware-stubs"
+
+
+class ConfiguredError(Exception):
+    """The schema was one."""
+
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 RIGHT = """\
@@ -108,6 +116,20 @@ def check(repo: Path, folder: Path, source: str) -> str:
 
 def test_a_right_application_is_right(repo: Path, tmp_path: Path) -> None:
     assert "Success: no issues" in check(repo, tmp_path, RIGHT)
+
+
+def test_what_the_document_shows_is_right(repo: Path, tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```python\n(.*?)```", (repo / "docs/application.md").read_text(), re.S)
+    assert "Success: no issues" in check(repo, tmp_path, shown)
+    namespace: dict[str, Any] = {}
+    exec(shown.replace("from firmware.device import Device", "Device = None"), namespace)
+
+    def configure(schema: dict[str, Any]) -> None:
+        verify(schema, True)
+        raise ConfiguredError
+
+    with pytest.raises(ConfiguredError):
+        namespace["run"](SimpleNamespace(configure=configure)).send(None)
 
 
 def test_each_mistake_is_noticed(repo: Path, tmp_path: Path) -> None:
