@@ -123,6 +123,17 @@ def test_the_word_that_opens_the_console_stands_alone_for_a_token_only(
     assert agent.posted[0]["reason"] == ("" if opens else reason)
 
 
+def test_what_is_kept_is_on_flash_before_the_board_restarts(
+    load: Load, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(machine, "reset", lambda: done.append("reset"), raising=False)
+    kept = SimpleNamespace(flush=lambda: done.append("flush"))
+    agent = SimpleNamespace(restart_reason="x", held="", device=SimpleNamespace(_kept=kept))
+    load("ondemand.ending").restart(agent)
+    assert done == ["flush", "reset"]
+
+
 @pytest.mark.parametrize("reason", ["out of memory: x", "TaskError: app: MemoryError: memory x"])
 def test_a_lack_of_memory_is_remembered(load: Load, machine: Machine, reason: str) -> None:
     machine.memory = b"1:: " + reason.encode()
