@@ -190,7 +190,8 @@ def test_only_configuration_may_be_retained(load: Load, device: SimpleNamespace)
     """What is retained comes with each connection: a command would be obeyed each time."""
     load("ondemand.control")  # which keeps its files in the test's own folder then
     incoming = load("ondemand.incoming")
-    session = SimpleNamespace(agent=SimpleNamespace(device=device, timed=1))
+    agent = SimpleNamespace(device=device, timed=1, restart_reason=None)
+    session = SimpleNamespace(agent=agent)
 
     def take(kind: str, retain: bool) -> None:
         message = SimpleNamespace(payload=b'{"a":1}', retain=retain)

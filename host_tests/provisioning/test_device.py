@@ -17,6 +17,7 @@ from signet.device import flash_file, identity
 from signet.device.networks import Networks, Wifi
 from signet.errors import RefusedError
 from signet.formats import flash, signing
+from signet.image import mpy
 from signet.image.stage1 import compile_stage1
 from signet.pki import authority
 from trust.identity import Identity
@@ -221,6 +222,7 @@ def test_no_secret_is_in_an_argument_a_readable_file_or_left_behind(
         return done
 
     monkeypatch.setattr("signet.run.subprocess.run", watch)
+    mpy._compile.cache_clear()  # of the tests before: what is compiled already starts no program
     flash_file.provision(
         SETTINGS,
         keys,
