@@ -119,7 +119,7 @@ def test_a_right_application_is_right(repo: Path, tmp_path: Path) -> None:
 
 
 def test_what_the_document_shows_is_right(repo: Path, tmp_path: Path) -> None:
-    (shown,) = re.findall(r"```python\n(.*?)```", (repo / "docs/application.md").read_text(), re.S)
+    shown, _ = re.findall(r"```python\n(.*?)```", (repo / "docs/application.md").read_text(), re.S)
     assert "Success: no issues" in check(repo, tmp_path, shown)
     namespace: dict[str, Any] = {}
     exec(shown.replace("from firmware.device import Device", "Device = None"), namespace)
